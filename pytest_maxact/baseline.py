@@ -1,0 +1,109 @@
+"""Where baselines live, how one is looked up, and how an update lists what changed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_maxact.checks.verdict import number
+from pytest_maxact.errors import BaselineError
+from pytest_maxact.record import Baseline, BaselinePeak, Dominance, Measurement, Site, SunOutcome, write_atomically
+from pytest_maxact.resources import data_folder
+
+NO_BASELINE = "none"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The baseline a session uses. `baseline` is None where none was found or wanted; `target` is what an update writes."""
+
+    baseline: Baseline | None
+    source: Path | None
+    target: Path
+    wanted: bool
+
+
+def file_name(model_id: str) -> str:
+    """The file a model's baseline is kept in: its id with `/` as `--`, as in the Hub's own cache."""
+    return re.sub(r"[^\w.-]+", "-", model_id.replace("/", "--")) + ".json"
+
+
+def look_up(setting: str, model_id: str, folder: Path) -> Stored:
+    """Find the baseline that a setting means.
+
+    Args:
+        setting: `auto` (the project's baseline of this model, else the package's), `none`, a name (looked up like a
+            model id), or a file.
+        model_id: the model's id.
+        folder: the project's baselines.
+
+    Raises:
+        BaselineError: where a named baseline is not found, or the one found cannot be read.
+
+    """
+    if setting == NO_BASELINE:
+        return Stored(None, None, folder / file_name(model_id), wanted=False)
+    if setting.endswith(".json"):
+        path = Path(setting).expanduser()
+        return Stored(Baseline.load(path) if path.exists() else None, path, path, wanted=True)
+    name = file_name(model_id if setting == "auto" else setting)
+    for place in (folder, data_folder("baselines")):
+        if (place / name).is_file():
+            return Stored(Baseline.load(place / name), place / name, folder / name, wanted=True)
+    return Stored(None, None, folder / name, wanted=True)
+
+
+def update(stored: Stored, measurement: Measurement) -> list[str]:
+    """Write the measurement as the baseline, keeping the old one's tolerances, and say in lines what changed.
+
+    Where neither figures nor conditions changed, nothing is written.
+
+    Raises:
+        BaselineError: where the measurement is not fit to be a baseline, or the file cannot be written.
+
+    """
+    old = stored.baseline
+    new = Baseline.of(measurement, old.tolerances if old else ())
+    lines = changes(old, new)
+    if stored.source == stored.target and not lines:
+        return [f"baseline {stored.target} is unchanged"]
+    try:
+        stored.target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(stored.target, new.dumps())
+    except OSError as cause:
+        raise BaselineError(f"baseline {stored.target} cannot be written: {cause}") from None
+    return [f"baseline {stored.target} was {'rewritten' if old else 'written'}", *lines]
+
+
+def changes(old: Baseline | None, new: Baseline) -> list[str]:
+    """What differs between two baselines, a line each; other weights or files with the same figures are no change."""
+    if old is None:
+        return [f"new: M = {number(new.peak.value)} at {Site(component=new.peak.component, layer=new.peak.layer)}"]
+    lines = []
+    for part in ("corpus", "model"):
+        before, after = getattr(old, part), getattr(new, part)
+        for name in type(after).model_fields:
+            if name not in ("fingerprint", "revision") and getattr(before, name) != getattr(after, name):
+                lines.append(f"{part} {name}: {getattr(before, name)} -> {getattr(after, name)}")
+    for part in ("peak", "dominance", "sun"):
+        if getattr(old, part) != getattr(new, part):
+            lines.append(f"{part}: {_brief(getattr(old, part))} -> {_brief(getattr(new, part))}")
+    known = {(site.component, site.layer): site for site in old.sites}
+    for site in new.sites:
+        before = known.pop((site.component, site.layer), None)
+        if before is None:
+            lines.append(f"{site}: new, {number(site.value)}")
+        elif (before.max, before.min) != (site.max, site.min):
+            lines.append(f"{site}: {number(before.value)} -> {number(site.value)}")
+    return lines + [f"{site}: gone" for site in known.values()]
+
+
+def _brief(part: object) -> str:
+    if isinstance(part, BaselinePeak):
+        return f"{number(part.value)} at {Site(component=part.component, layer=part.layer)}, token {part.token!r}"
+    if isinstance(part, Dominance):
+        return f"{part.component} ({number(part.ratio)}x)"
+    if isinstance(part, SunOutcome):
+        return f"{'passes' if part.passes else 'fails'} in {len(part.layers)} layers, margin {number(part.margin)}"
+    return "none"

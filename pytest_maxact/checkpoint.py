@@ -1,0 +1,357 @@
+"""Checkpoints: find one by hub id, folder, GGUF file or demo name, make sure that it is safe and whole, load it.
+
+Only safetensors and GGUF are read: pickled weights can run code. A checkpoint's own Python code runs only where asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pytest_maxact.demo import DEMO_NAMES, demo_folder
+from pytest_maxact.errors import CheckpointError, SettingsError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+# What a repository's decoder and tokenizer need besides the weights.
+SMALL_FILES = (
+    "config.json",
+    INDEX,
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "chat_template*",
+    "*.py",
+)
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+HUB_ID = re.compile(r"(?P<repository>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A checkpoint that was found and looks whole.
+
+    `id` names it in records: the hub id, or the last part of a path. `repository` is set where weights come from the Hub,
+    and `revision` is then the commit. `weights` are file names in `folder`, known once they are there.
+    """
+
+    id: str
+    folder: Path
+    config: Any
+    weights: tuple[str, ...] = ()
+    gguf: str | None = None
+    repository: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    @property
+    def text_config(self) -> Any:
+        """The transformers config of the text decoder."""
+        return self.config.get_text_config(decoder=True)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint: the base model, in evaluation mode, and its tokenizer where it has one."""
+
+    reference: Reference
+    model: nn.Module
+    tokenizer: Any
+    fingerprint: str
+
+
+def find(name: str, *, trust_remote_code: bool = False) -> Reference:
+    """Find a checkpoint and check all that can be checked without loading its weights.
+
+    Args:
+        name: `demo`, `demo-blowup`, a folder, a `.gguf` file, or a hub id `org/name` or `org/name@revision`.
+        trust_remote_code: whether Python code that comes with the checkpoint may run.
+
+    Raises:
+        CheckpointError: where nothing is found under the name, or what is found is damaged, pickled or needs its own code.
+
+    """
+    path = Path(name).expanduser()
+    if name in DEMO_NAMES:
+        return _in_folder(demo_folder(name), name, trust_remote_code)
+    if path.is_file():
+        if path.suffix == ".gguf":
+            return _gguf(path)
+        raise CheckpointError(f"{name} is a file, and not a .gguf one: name the folder that holds config.json instead")
+    if path.is_dir():
+        return _in_folder(path, path.resolve().name, trust_remote_code)
+    match = HUB_ID.fullmatch(name)
+    if match is None:
+        raise CheckpointError(
+            f"no checkpoint {name}: looked for a folder or .gguf file at {path.absolute()}, and it is no hub id either; "
+            f"give a folder, a .gguf file, a hub id such as Qwen/Qwen3-8B, or one of {', '.join(DEMO_NAMES)}"
+        )
+    return _on_hub(match["repository"], match["revision"], path, trust_remote_code)
+
+
+def load(reference: Reference, *, dtype: str = "auto", device: torch.device | str = "cpu") -> Checkpoint:
+    """Load a checkpoint's base model, without its language-model head, and its tokenizer.
+
+    Args:
+        reference: what `find` gave.
+        dtype: `auto` (the config's own, bfloat16 for GGUF) or the name of a torch dtype.
+        device: where the model goes.
+
+    Raises:
+        CheckpointError: where transformers cannot load it, or weights are missing from it.
+
+    """
+    if reference.repository is not None:
+        reference = _fetch_weights(reference)
+    try:
+        with _quiet_transformers():
+            model, info = _load_model(reference, dtype)
+    except Exception as cause:  # transformers raises whatever its parts raise
+        raise CheckpointError(f"checkpoint {reference.id} cannot be loaded: {type(cause).__name__}: {cause}") from cause
+    missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if missing:
+        raise CheckpointError(
+            f"checkpoint {reference.id} lacks {len(missing)} weights of its architecture (the first: {missing[0]}), which "
+            "would be filled with random numbers: save it again with save_pretrained()"
+        )
+    return Checkpoint(reference, model.eval().to(device), load_tokenizer(reference), _fingerprint(reference))
+
+
+def has_tokenizer(reference: Reference) -> bool:
+    """Whether the checkpoint came with a tokenizer."""
+    return reference.gguf is not None or any((reference.folder / file).exists() for file in TOKENIZER_FILES)
+
+
+def load_tokenizer(reference: Reference) -> Any:
+    """The checkpoint's tokenizer; None where it has none.
+
+    Raises:
+        CheckpointError: where transformers cannot load it.
+
+    """
+    from transformers import AutoTokenizer
+
+    if not has_tokenizer(reference):
+        return None
+    where = {"gguf_file": reference.gguf} if reference.gguf else {"trust_remote_code": reference.trust_remote_code}
+    try:
+        with _quiet_transformers():
+            return AutoTokenizer.from_pretrained(str(reference.folder), local_files_only=True, **where)
+    except Exception as cause:  # transformers raises whatever its parts raise
+        raise CheckpointError(f"the tokenizer of {reference.id} cannot be loaded: {type(cause).__name__}: {cause}") from cause
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device an option names; `auto` is CUDA, else MPS, else the CPU.
+
+    Raises:
+        SettingsError: for a device that this machine or PyTorch build does not have.
+
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as cause:
+        reason = str(cause).splitlines()[0]
+        raise SettingsError(f"--maxact-device={name} cannot be used here ({reason}): try auto or cpu") from None
+    return device
+
+
+def _in_folder(folder: Path, name: str, trust_remote_code: bool) -> Reference:
+    config = _config(folder, name, trust_remote_code)
+    weights = _weights(folder, name)
+    for file in weights:
+        _check_safetensors(folder / file, name)
+    return Reference(name, folder, config, weights, trust_remote_code=trust_remote_code)
+
+
+def _gguf(path: Path) -> Reference:
+    from transformers import AutoConfig
+
+    for library in ("gguf", "accelerate"):
+        try:
+            __import__(library)
+        except ImportError:
+            raise CheckpointError(
+                f"reading {path.name} needs the library {library}: install it with `pip install pytest-maxact[gguf]`"
+            ) from None
+    try:
+        with _quiet_transformers():
+            config = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
+    except Exception as cause:  # the parser raises whatever a damaged file makes it raise
+        raise CheckpointError(f"{path} is no GGUF file that transformers can read: {type(cause).__name__}: {cause}") from None
+    return Reference(path.stem, path.parent, config, (path.name,), gguf=path.name)
+
+
+def _on_hub(repository: str, revision: str | None, path: Path, trust_remote_code: bool) -> Reference:
+    from huggingface_hub import file_exists, snapshot_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    at = f"{repository}@{revision}" if revision else repository
+    try:
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=list(SMALL_FILES)))
+        commit = folder.name
+        if not (folder / INDEX).exists() and (folder / "config.json").exists():
+            cached = try_to_load_from_cache(repository, SINGLE, revision=commit)
+            if not isinstance(cached, str) and not file_exists(repository, SINGLE, revision=commit):
+                raise CheckpointError(_pickled(at, "no safetensors weights on the Hub"))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as cause:
+        reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+        raise CheckpointError(
+            f"no checkpoint {at}: there is no folder {path.absolute()}, and the Hub did not give it "
+            f"({type(cause).__name__}: {reason}); check the spelling, HF_TOKEN and the network"
+        ) from None
+    config = _config(folder, at, trust_remote_code)
+    return Reference(repository, folder, config, (), None, repository, commit, trust_remote_code)
+
+
+def _fetch_weights(reference: Reference) -> Reference:
+    from huggingface_hub import snapshot_download
+
+    assert reference.repository is not None
+    index = reference.folder / INDEX
+    wanted = _shards(index, reference.id) if index.exists() else (SINGLE,)
+    try:
+        folder = Path(snapshot_download(reference.repository, revision=reference.revision, allow_patterns=list(wanted)))
+    except Exception as cause:
+        raise CheckpointError(f"the weights of {reference.id} could not be downloaded: {cause}") from cause
+    for file in wanted:
+        _check_safetensors(folder / file, reference.id)
+    return replace(reference, folder=folder, weights=wanted)
+
+
+def _config(folder: Path, name: str, trust_remote_code: bool) -> Any:
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    file = folder / "config.json"
+    if not file.is_file():
+        what = "is empty" if not any(folder.iterdir()) else "holds no config.json"
+        raise CheckpointError(
+            f"checkpoint {name} {what} (looked in {folder.absolute()}): name the folder that save_pretrained() wrote"
+        )
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        own_code = sorted(set(raw.get("auto_map", {}).values())) if raw.get("model_type") not in CONFIG_MAPPING else []
+    except (OSError, UnicodeDecodeError, ValueError, AttributeError, TypeError) as cause:
+        raise CheckpointError(f"{file} is not a model's config: {cause}") from None
+    if own_code and not trust_remote_code:
+        raise CheckpointError(
+            f"checkpoint {name} needs Python code of its own ({', '.join(map(str, own_code))}): read that code, and where you "
+            "trust it add --maxact-trust-remote-code"
+        )
+    try:
+        with _quiet_transformers():
+            return AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    except Exception as cause:  # transformers raises whatever its parts raise
+        reason = str(cause).strip().splitlines()[0]
+        raise CheckpointError(f"{file} cannot be used: {reason}; a newer transformers may know this architecture") from None
+
+
+def _weights(folder: Path, name: str) -> tuple[str, ...]:
+    if (folder / INDEX).is_file():
+        return _shards(folder / INDEX, name)
+    if (folder / SINGLE).is_file():
+        return (SINGLE,)
+    if any(folder.glob("adapter_model*")):
+        raise CheckpointError(f"checkpoint {name} is an adapter: merge it into its base model with merge_and_unload() first")
+    pickled = sorted(file.name for pattern in PICKLED for file in folder.glob(pattern))
+    if pickled:
+        raise CheckpointError(_pickled(str(folder), f"only pickled weights ({pickled[0]})"))
+    raise CheckpointError(f"checkpoint {name} holds no weights (looked for {SINGLE} and {INDEX} in {folder.absolute()})")
+
+
+def _pickled(source: str, what: str) -> str:
+    target = f"{Path(source).name.split('@')[0]}-safetensors"
+    return (
+        f"checkpoint {source} has {what}, and pickled ones can run code when they are read: convert it where you trust it, "
+        f"with `python -c \"from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; s, t = '{source}', "
+        f"'{target}'; M.from_pretrained(s, dtype='auto').save_pretrained(t); T.from_pretrained(s).save_pretrained(t)\"`"
+    )
+
+
+def _shards(index: Path, name: str) -> tuple[str, ...]:
+    try:
+        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        outside = [file for file in files if Path(file).name != file]
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, AttributeError, TypeError) as cause:
+        raise CheckpointError(f"the weight index {index} is malformed: {type(cause).__name__}: {cause}") from None
+    if outside or not files:
+        raise CheckpointError(
+            f"the weight index of {name} names {outside[0] if outside else 'no files'}, which is no file beside it"
+        )
+    return tuple(files)
+
+
+def _check_safetensors(file: Path, name: str) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    if not file.is_file():
+        raise CheckpointError(f"checkpoint {name} lacks {file.name}, which its weight index names: copy or download it again")
+    try:
+        with safe_open(file, framework="pt"):  # compares the header with the file's size
+            pass
+    except (SafetensorError, OSError) as cause:
+        raise CheckpointError(f"{file} is damaged or cut short ({cause}): copy or download it again") from None
+
+
+def _load_model(reference: Reference, dtype: str) -> tuple[Any, Any]:
+    import transformers
+
+    options: dict[str, Any] = {"dtype": "auto" if dtype == "auto" else getattr(torch, dtype)}
+    if reference.gguf is not None:
+        options |= {"gguf_file": reference.gguf}
+        if dtype == "auto":
+            options["dtype"] = torch.bfloat16
+        if hasattr(transformers, "GgufConfig"):  # newer releases may else keep the weights packed
+            options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    else:
+        options |= {"use_safetensors": True, "trust_remote_code": reference.trust_remote_code}
+    own_classes = getattr(reference.config, "auto_map", None) or {}
+    only_head = reference.trust_remote_code and "AutoModelForCausalLM" in own_classes and "AutoModel" not in own_classes
+    auto_class = transformers.AutoModelForCausalLM if only_head else transformers.AutoModel
+    return auto_class.from_pretrained(  # type: ignore[no-any-return]
+        str(reference.folder), config=reference.config, local_files_only=True, output_loading_info=True, **options
+    )
+
+
+def _fingerprint(reference: Reference) -> str:
+    digest = hashlib.sha256()
+    names = reference.weights if reference.gguf else ("config.json", *reference.weights)
+    for name in names:
+        file = reference.folder / name
+        digest.update(f"{file.stat().st_size}\n".encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bars and no advice from transformers: ours say what matters, in one line."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

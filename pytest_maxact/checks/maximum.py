@@ -1,0 +1,33 @@
+"""`maximum`: M is at most the baseline's M times 1 + rtol, and at most the ceiling where one is given."""
+
+from __future__ import annotations
+
+from pytest_maxact.checks.verdict import Tolerance, Verdict, number, ratio, token_in_context
+from pytest_maxact.record import Baseline, Measurement, Site
+
+NAME = "maximum"
+NEEDS_BASELINE = False  # a ceiling needs none
+
+
+def check(measurement: Measurement, baseline: Baseline | None, tolerance: Tolerance) -> Verdict:
+    """Pass where M has not risen beyond the tolerance and the ceiling."""
+    peak = measurement.peak
+    if peak is None:
+        return Verdict(NAME, "failed", "no site holds a finite value, so there is no M")
+    site = Site(component=peak.component, layer=peak.layer)
+    problems: list[str] = []
+    remarks: list[str] = []
+    if tolerance.ceiling is not None:
+        remark = f"ceiling {number(tolerance.ceiling)}"
+        (problems if peak.value > tolerance.ceiling else remarks).append(remark)
+    if baseline is not None:
+        rtol = tolerance.for_m(baseline)
+        then = Site(component=baseline.peak.component, layer=baseline.peak.layer)
+        change = f"{ratio(peak.value, baseline.peak.value)} the baseline {number(baseline.peak.value)} at {then}"
+        remark = f"{change}, tolerance {'±' if tolerance.two_sided else '+'}{rtol:.0%}"
+        (problems if tolerance.exceeded(peak.value, baseline.peak.value, rtol) else remarks).append(remark)
+    if not problems and not remarks:
+        return Verdict(NAME, "skipped", "needs a baseline or --maxact-ceiling", value=peak.value)
+    summary = f"M = {number(peak.value)} at {site}: {'; '.join(problems or remarks)}"
+    details = (token_in_context(peak),) if problems else ()
+    return Verdict(NAME, "failed" if problems else "passed", summary, details, peak.value)

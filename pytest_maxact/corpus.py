@@ -1,0 +1,228 @@
+"""Corpora: load and check them, turn samples into token ids, deal the samples into batches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pytest_maxact.errors import CorpusError
+from pytest_maxact.resources import data_folder
+
+SpecialTokens = Literal["none", "tokenizer", "chat"]
+
+SMOKE_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One text, or one ready sequence of token ids; exactly one of the two is set."""
+
+    id: str
+    category: str
+    text: str | None = None
+    input_ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Samples in a fixed order."""
+
+    id: str
+    samples: tuple[Sample, ...]
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the samples as they are: ids, categories, texts and token ids."""
+        digest = hashlib.sha256()
+        for sample in self.samples:
+            line = [sample.id, sample.category, sample.text, sample.input_ids]
+            digest.update(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        return digest.hexdigest()
+
+    @property
+    def categories(self) -> dict[str, int]:
+        """How many samples each category has."""
+        return dict(Counter(sample.category for sample in self.samples))
+
+    def first(self, count: int) -> Corpus:
+        """The first `count` samples of an order that keeps the categories in proportion, at any count.
+
+        The i-th of a category's n samples stands at (i + 1/2) / n of the way; samples keep the corpus's own order.
+
+        Raises:
+            CorpusError: where the corpus has fewer samples.
+
+        """
+        if count > len(self.samples):
+            raise CorpusError(f"corpus {self.id} has {len(self.samples)} samples, not {count}: ask for at most that many")
+        seen: Counter[str] = Counter()
+        total = self.categories
+        places = []
+        for index, sample in enumerate(self.samples):
+            places.append(((seen[sample.category] + 0.5) / total[sample.category], index))
+            seen[sample.category] += 1
+        chosen = sorted(index for _, index in sorted(places)[:count])
+        return replace(self, samples=tuple(self.samples[index] for index in chosen))
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """The token ids of one sample; `index` is the sample's place in the corpus."""
+
+    index: int
+    ids: tuple[int, ...]
+
+
+def bundled() -> list[str]:
+    """Names of the corpora that ship with the package."""
+    return sorted([path.stem for path in data_folder("corpora").glob("*.jsonl")] + ["smoke"])
+
+
+def load_corpus(name: str) -> Corpus:
+    """Load a bundled corpus (`core`; `smoke`, 16 samples of it), a JSON Lines file, or several joined by `+`.
+
+    A line holds `text` or `input_ids`, and may hold `id` and `category`.
+
+    Raises:
+        CorpusError: where the corpus is not found, or malformed (the line is named), or an id occurs twice.
+
+    """
+    parts = [_load_one(part) for part in name.split("+")]
+    samples = tuple(sample for part in parts for sample in part.samples)
+    duplicate = next((id_ for id_, times in Counter(sample.id for sample in samples).items() if times > 1), None)
+    if duplicate is not None:
+        raise CorpusError(f"corpus {name} has the id {duplicate!r} more than once: give every sample its own")
+    return Corpus(id="+".join(part.id for part in parts), samples=samples)
+
+
+def _load_one(name: str) -> Corpus:
+    if name == "smoke":
+        return replace(_load_one("core").first(SMOKE_SAMPLES), id="smoke")
+    path = data_folder("corpora") / f"{name}.jsonl"
+    if name in bundled():
+        return Corpus(name, tuple(_read(path)))
+    path = Path(name).expanduser()
+    if path.is_file():
+        return Corpus(path.stem, tuple(_read(path)))
+    what = "is a folder" if path.is_dir() else "was not found"
+    raise CorpusError(
+        f"corpus {name} {what} (looked at {path.absolute()}): name a JSON Lines file or one of {', '.join(bundled())}"
+    )
+
+
+def _read(path: Path) -> Iterator[Sample]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as cause:
+        raise CorpusError(f"corpus file {path} cannot be read as UTF-8 text: {cause}") from None
+    found = False
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            found = True
+            yield _sample(line, number, path)
+    if not found:
+        raise CorpusError(f'corpus file {path} has no samples: write lines such as {{"text": "..."}}')
+
+
+def _sample(line: str, number: int, path: Path) -> Sample:
+    where = f"corpus file {path}, line {number}"
+    try:
+        data = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as cause:
+        raise CorpusError(f"{where} is not JSON: {cause}") from None
+    if not isinstance(data, dict) or ("text" in data) == ("input_ids" in data):
+        raise CorpusError(f'{where} has no usable key: it needs either "text" or "input_ids"')
+    name, category = data.get("id", f"line-{number}"), data.get("category", "uncategorized")
+    if not isinstance(name, str) or not isinstance(category, str):
+        raise CorpusError(f'{where}: "id" and "category" must be strings')
+    if "text" in data:
+        text = data["text"]
+        if not isinstance(text, str) or not text:
+            raise CorpusError(f'{where}: "text" must be a string that is not empty')
+        return Sample(name, category, text=text)
+    ids = data["input_ids"]
+    if not isinstance(ids, list) or not ids or not all(type(token) is int and token >= 0 for token in ids):
+        raise CorpusError(f'{where}: "input_ids" must be a list of whole numbers from 0, not empty')
+    return Sample(name, category, input_ids=tuple(ids))
+
+
+def check_vocabulary(corpus: Corpus, vocabulary: int) -> None:
+    """Refuse ready token ids that the model has no embedding for.
+
+    Raises:
+        CorpusError: naming the first sample with an id of `vocabulary` or above.
+
+    """
+    for sample in corpus.samples:
+        if sample.input_ids is not None and max(sample.input_ids) >= vocabulary:
+            raise CorpusError(
+                f"sample {sample.id} of corpus {corpus.id} holds token id {max(sample.input_ids)}, beyond the model's "
+                f"vocabulary of {vocabulary}: use the corpus with the tokenizer it was made for"
+            )
+
+
+def check_tokenizer(corpus: Corpus, tokenizer: Any, special_tokens: SpecialTokens) -> None:
+    """Make sure that the tokenizer can do what the corpus and the special-token policy ask of it.
+
+    Raises:
+        CorpusError: where a tokenizer or chat template is missing.
+
+    """
+    if tokenizer is None and any(sample.text is not None for sample in corpus.samples):
+        raise CorpusError(
+            f"corpus {corpus.id} holds texts, and the model came without a tokenizer: add the tokenizer's files to the "
+            'checkpoint, or use a corpus of "input_ids"'
+        )
+    if special_tokens == "chat" and not getattr(tokenizer, "chat_template", None):
+        raise CorpusError("the tokenizer has no chat template: use --maxact-special-tokens=none or =tokenizer")
+
+
+def tokenize(corpus: Corpus, tokenizer: Any, special_tokens: SpecialTokens, max_length: int) -> list[TokenSequence]:
+    """Token ids of every sample, cut to `max_length`; ready `input_ids` are taken as they are.
+
+    Args:
+        corpus: the samples.
+        tokenizer: a transformers tokenizer; None will do where every sample holds ids.
+        special_tokens: what is put around a text: nothing, what the tokenizer adds by itself, or its chat template with
+            the text as the user's turn.
+        max_length: how many tokens of a sample are kept, from its beginning.
+
+    Raises:
+        CorpusError: where a tokenizer or chat template is missing (see `check_tokenizer`), or a text has no tokens.
+
+    """
+    check_tokenizer(corpus, tokenizer, special_tokens)
+    sequences = []
+    for index, sample in enumerate(corpus.samples):
+        ids: Sequence[int]
+        if sample.input_ids is not None:
+            ids = sample.input_ids
+        elif special_tokens == "chat":
+            turn = [{"role": "user", "content": sample.text}]
+            ids = tokenizer.apply_chat_template(turn, tokenize=True, return_dict=True)["input_ids"]
+        else:
+            ids = tokenizer(sample.text, add_special_tokens=special_tokens == "tokenizer", verbose=False)["input_ids"]
+        if not ids:
+            raise CorpusError(f"sample {sample.id} of corpus {corpus.id} has no tokens under this tokenizer: remove it")
+        sequences.append(TokenSequence(index, tuple(ids[:max_length])))
+    return sequences
+
+
+def deal(sequences: Sequence[TokenSequence], batch_tokens: int) -> list[list[TokenSequence]]:
+    """Batches of sequences of similar length, the longest first, so that memory runs out at once or not at all.
+
+    A batch holds as many sequences as fit into `batch_tokens` tokens, padding counted, and at least one. Inside a batch
+    they stand in the corpus's order.
+    """
+    batches: list[list[TokenSequence]] = []
+    for sequence in sorted(sequences, key=lambda sequence: (-len(sequence.ids), sequence.index)):
+        if batches and (len(batches[-1]) + 1) * len(batches[-1][0].ids) <= batch_tokens:
+            batches[-1].append(sequence)
+        else:
+            batches.append([sequence])
+    return [sorted(batch, key=lambda sequence: sequence.index) for batch in batches]

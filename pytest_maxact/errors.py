@@ -1,0 +1,29 @@
+"""The errors a user may meet: each message is one line that says what was wrong, where, and what to type instead."""
+
+
+class MaxactError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class SettingsError(MaxactError):
+    """An option or ini value that cannot be used, or an output that cannot be written."""
+
+
+class CheckpointError(MaxactError):
+    """A checkpoint that cannot be found, is damaged, or is not safe to load."""
+
+
+class CorpusError(MaxactError):
+    """A corpus that cannot be found or read, or does not fit the model."""
+
+
+class BaselineError(MaxactError):
+    """A baseline that cannot be found, read or written."""
+
+
+class AnatomyError(MaxactError):
+    """A model in which the sites cannot be found with certainty."""
+
+
+class MeasurementError(MaxactError):
+    """A run that broke, or whose figures cannot be trusted."""

@@ -1,0 +1,94 @@
+"""What the figures of the sites say about the model: M and its place, dominance, Sun outcome, trajectory. All pure."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+from pytest_maxact.record import Dominance, Peak, Site, SiteFigures, SunOutcome, Trajectory
+
+BFLOAT16_STEP = 2.0**-7
+JUMP = 10.0
+
+
+def within_one_step(value: float, largest: float) -> bool:
+    """Whether a value lies less than one bfloat16 step below the largest."""
+    return value > (1 - BFLOAT16_STEP) * largest
+
+
+def _finite_part_of_m(sites: Sequence[SiteFigures]) -> list[SiteFigures]:
+    return [site for site in sites if site.part_of_m and site.peak is not None]
+
+
+def _hidden(sites: Sequence[SiteFigures]) -> list[SiteFigures]:
+    return sorted(
+        (site for site in sites if site.component == "hidden" and site.peak is not None),
+        key=lambda site: site.layer or 0,
+    )
+
+
+def plateau(sites: Sequence[SiteFigures]) -> list[int]:
+    """The `hidden` layers whose peak is within one bfloat16 step of the largest `hidden` peak."""
+    hidden = _hidden(sites)
+    largest = max((site.value for site in hidden), default=math.nan)
+    return [site.layer for site in hidden if site.layer is not None and within_one_step(site.value, largest)]
+
+
+def peak(sites: Sequence[SiteFigures]) -> Peak | None:
+    """M over sites in execution order: of sites that tie, the one executed first. None without a finite value."""
+    observed = _finite_part_of_m(sites)
+    if not observed:
+        return None
+    first = max(observed, key=lambda site: site.value)  # the first of equals
+    assert first.peak is not None
+    ties = [Site(component=s.component, layer=s.layer) for s in observed if s is not first and s.value == first.value]
+    return Peak(
+        **first.peak.model_dump(),
+        component=first.component,
+        layer=first.layer,
+        value=first.value,
+        signed=first.max if abs(first.max) == first.value else first.min,
+        plateau=plateau(sites),
+        ties=ties,
+    )
+
+
+def dominance(sites: Sequence[SiteFigures]) -> Dominance | None:
+    """Which component holds M, and the largest `hidden` peak over the largest of any other component of M."""
+    observed = _finite_part_of_m(sites)
+    hidden = max((site.value for site in observed if site.component == "hidden"), default=None)
+    other = max((site.value for site in observed if site.component != "hidden"), default=None)
+    if hidden is None or other is None:
+        return None
+    holder = max(observed, key=lambda site: site.value)
+    ratio = hidden / other if other else (math.inf if hidden else math.nan)
+    return Dominance(component=holder.component, ratio=ratio)
+
+
+def sun(sites: Sequence[SiteFigures]) -> SunOutcome | None:
+    """The Sun outcome over the `hidden` layers; None where no token could be judged."""
+    judged = [(site.layer, site.sun) for site in _hidden(sites) if site.sun is not None]
+    if not judged:
+        return None
+    layers = [layer for layer, figures in judged if layer is not None and figures.passing]
+    return SunOutcome(passes=bool(layers), layers=layers, margin=max(figures.margin for _, figures in judged))
+
+
+def trajectory(sites: Sequence[SiteFigures]) -> Trajectory | None:
+    """How the `hidden` peaks grow with depth.
+
+    The rule: jump-and-plateau where some layer's peak is at least 10 times the one before it, else gradual accumulation.
+    Of the 27 checkpoints published with arXiv 2605.15572 the largest step is 17 or more in the Qwen2.5, Qwen3, Ling and
+    GPT-OSS families, and 5.8 or less in Qwen3.5 and Gemma.
+    """
+    values = [site.value for site in _hidden(sites)]
+    steps = [after / before if before else math.inf for before, after in itertools.pairwise(values)]
+    if not steps:
+        return None
+    largest = max(steps)
+    return Trajectory(
+        pattern="jump-and-plateau" if largest >= JUMP else "gradual accumulation",
+        largest_step=largest,
+        largest_step_layer=steps.index(largest) + 1,
+    )

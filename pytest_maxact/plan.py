@@ -1,0 +1,113 @@
+"""What a session is about to do, with everything that can be wrong found out before anything runs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from pytest_maxact.baseline import NO_BASELINE, Stored, look_up
+from pytest_maxact.checkpoint import Reference, find, has_tokenizer, load, load_tokenizer, resolve_device
+from pytest_maxact.checks import Tolerance
+from pytest_maxact.config import Settings
+from pytest_maxact.corpus import Corpus, SpecialTokens, check_tokenizer, check_vocabulary, load_corpus
+from pytest_maxact.errors import BaselineError, SettingsError
+from pytest_maxact.record import Measurement
+from pytest_maxact.resources import data_folder
+from pytest_maxact.runner import Progress, measure
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The checkpoint, corpus and baseline that the settings mean."""
+
+    settings: Settings
+    reference: Reference
+    corpus: Corpus
+    stored: Stored
+    device: torch.device
+    tolerance: Tolerance
+
+    @classmethod
+    def of(cls, settings: Settings) -> Plan:
+        """Find all that the settings name.
+
+        Raises:
+            MaxactError: with one line on the first thing that is wrong.
+
+        """
+        _check_output(settings)
+        device = resolve_device(settings.device)
+        corpus = load_corpus(settings.corpus)
+        if settings.samples is not None:
+            corpus = corpus.first(settings.samples)
+        reference = find(settings.model, trust_remote_code=settings.trust_remote_code)
+        check_vocabulary(corpus, int(reference.text_config.vocab_size))
+        if settings.special_tokens == "chat" or not has_tokenizer(reference):  # else reading it can wait
+            check_tokenizer(corpus, load_tokenizer(reference), cast(SpecialTokens, settings.special_tokens))
+        return cls(
+            settings=settings,
+            reference=reference,
+            corpus=corpus,
+            stored=_stored(settings, reference.id),
+            device=device,
+            tolerance=Tolerance(settings.rtol, settings.site_rtol, settings.two_sided, settings.ceiling),
+        )
+
+    @property
+    def updates(self) -> bool:
+        """Whether the measurement becomes the baseline."""
+        return self.settings.update or (self.settings.update_new and self.stored.source != self.stored.target)
+
+    def run(self, progress: Progress | None) -> Measurement:
+        """Load the checkpoint and measure it.
+
+        Raises:
+            MaxactError: where the checkpoint cannot be loaded or does not fit the corpus.
+
+        """
+        checkpoint = load(self.reference, dtype=self.settings.dtype, device=self.device)
+        return measure(
+            checkpoint,
+            corpus=self.corpus,
+            max_length=self.settings.max_length,
+            special_tokens=cast(SpecialTokens, self.settings.special_tokens),
+            batch_tokens=self.settings.batch_tokens,
+            progress=progress,
+        )
+
+
+def _stored(settings: Settings, model_id: str) -> Stored:
+    stored = look_up(settings.baseline, model_id, settings.baselines)
+    writing = settings.update or settings.update_new
+    if writing and settings.baseline == NO_BASELINE:
+        raise SettingsError("--maxact-baseline=none leaves --maxact-update nothing to write: drop one of them")
+    if writing:
+        _check_writable(stored.target, "--maxact-update")
+    elif stored.baseline is None and settings.baseline not in ("auto", NO_BASELINE):
+        places = {stored.target.parent, data_folder("baselines")}
+        raise BaselineError(
+            f"no baseline {settings.baseline}: looked for {stored.target.name} in {' and '.join(map(str, sorted(places)))}; "
+            "name an existing one, or write it with --maxact-update"
+        )
+    return stored
+
+
+def _check_output(settings: Settings) -> None:
+    if settings.json is not None:
+        if not settings.json.parent.is_dir():
+            raise SettingsError(f"--maxact-json={settings.json} cannot be written: there is no folder {settings.json.parent}")
+        _check_writable(settings.json, "--maxact-json")
+
+
+def _check_writable(file: Path, option: str) -> None:
+    folder = file.parent
+    while not folder.exists():
+        folder = folder.parent
+    if file.is_dir():
+        raise SettingsError(f"{option} cannot write {file}: it is a folder")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise SettingsError(f"{option} cannot write {file}: {folder} is no folder that can be written to")

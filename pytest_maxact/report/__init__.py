@@ -1,0 +1,1 @@
+"""Ways to show records; pure functions of them."""

@@ -1,0 +1,339 @@
+"""The run: hooks on the sites, batches through the model, figures to a `Measurement`."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import nn
+
+from pytest_maxact import outcome
+from pytest_maxact.anatomy import Anatomy, Placement, find_sites, hooks, tensor_of, text_config
+from pytest_maxact.checkpoint import Checkpoint
+from pytest_maxact.corpus import Corpus, SpecialTokens, TokenSequence, check_vocabulary, deal, load_corpus, tokenize
+from pytest_maxact.errors import MeasurementError
+from pytest_maxact.record import (
+    WITH_SUN,
+    CorpusFacts,
+    Environment,
+    Location,
+    Measurement,
+    Model,
+    SiteFigures,
+    Timing,
+)
+from pytest_maxact.reducers.extrema import Extrema
+from pytest_maxact.reducers.kernels.eager import scan
+from pytest_maxact.reducers.rows import ENCODINGS, Rows, Scan
+from pytest_maxact.reducers.sun import Sun
+
+DEFAULT_MAX_LENGTH = 4096
+CPU_BATCH_TOKENS = 4096
+GPU_BATCH_TOKENS = 16384
+CONTEXT_CHARACTERS = 24
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Token ids [B, T], a mask of the real ones, and where each comes from; all on the host."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    sample: np.ndarray[Any, np.dtype[np.int64]]
+    position: np.ndarray[Any, np.dtype[np.int64]]
+
+    @property
+    def tokens(self) -> int:
+        return int(self.mask.sum())
+
+
+def measure(
+    model: nn.Module | Checkpoint,
+    tokenizer: Any = None,
+    corpus: str | Corpus = "core",
+    *,
+    batches: Iterable[Mapping[str, torch.Tensor]] | None = None,
+    samples: int | None = None,
+    max_length: int | None = None,
+    special_tokens: SpecialTokens = "none",
+    batch_tokens: int | None = None,
+    progress: Progress | None = None,
+) -> Measurement:
+    """Run a corpus through a model once and record what every site held.
+
+    Args:
+        model: a transformers model in memory, or a loaded `Checkpoint`, which brings its tokenizer.
+        tokenizer: the model's tokenizer; needed for a corpus of texts.
+        corpus: a corpus, or the name of one (see `load_corpus`).
+        batches: ready batches instead of a corpus, each with `input_ids` [B, T] and optionally `attention_mask` [B, T]
+            (0 for padding, at either side); sample ids are then the rows' numbers from 0.
+        samples: only the first so many samples, categories kept in proportion.
+        max_length: tokens kept of a sample; the least of 4096 and the model's context by default.
+        special_tokens: what is put around a text: `none`, `tokenizer` or `chat`.
+        batch_tokens: token budget of a batch, padding counted.
+        progress: called with the tokens done and the tokens in all, at the start and after each batch.
+
+    Raises:
+        CorpusError: where the corpus cannot be found, read, or does not fit the model.
+        AnatomyError: where the model's sites cannot be found with certainty.
+        MeasurementError: where a site was never reached, or the activations have a dtype that cannot be judged.
+
+    """
+    checkpoint = model if isinstance(model, Checkpoint) else None
+    if isinstance(model, Checkpoint):
+        model, tokenizer = model.model, model.tokenizer
+    with _observing(model), torch.inference_mode():
+        anatomy = find_sites(model)
+        device = next(anatomy.core.parameters()).device
+        config = text_config(anatomy.core)
+        if batches is None:
+            chosen = load_corpus(corpus) if isinstance(corpus, str) else corpus
+            chosen = chosen if samples is None else chosen.first(samples)
+            check_vocabulary(chosen, int(config.vocab_size))
+            context = getattr(config, "max_position_embeddings", None) or DEFAULT_MAX_LENGTH
+            max_length = max_length or min(DEFAULT_MAX_LENGTH, int(context))
+            batch_tokens = batch_tokens or (CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS)
+            sequences = tokenize(chosen, tokenizer, special_tokens, max_length)
+            ready = [_padded(batch) for batch in deal(sequences, batch_tokens)]
+            names = [sample.id for sample in chosen.samples]
+            facts = CorpusFacts(
+                id=chosen.id,
+                digest=chosen.digest,
+                samples=len(names),
+                tokens=sum(batch.tokens for batch in ready),
+                categories=chosen.categories,
+                max_length=max_length,
+                special_tokens=special_tokens,
+            )
+        else:
+            ready = list(_numbered(batches))
+            names = [str(number) for number in range(sum(len(batch.ids) for batch in ready))]
+            facts = CorpusFacts(
+                id="batches",
+                digest=None,
+                samples=len(names),
+                tokens=sum(batch.tokens for batch in ready),
+                categories={},
+                max_length=None,
+                special_tokens="none",
+            )
+        observer = _Observer(anatomy)
+        seconds = _run(observer, ready, device, progress)
+    texts = _Texts(ready, names, tokenizer)
+    sites = [observer.figures(placement, texts) for placement in anatomy.placements]
+    return Measurement(
+        model=_describe(anatomy, model, checkpoint),
+        corpus=facts,
+        environment=Environment(
+            python=platform.python_version(),
+            torch=torch.__version__,
+            transformers=transformers.__version__,
+            device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            threads=torch.get_num_threads(),
+            ranks=1,
+            batch_tokens=batch_tokens,
+        ),
+        peak=outcome.peak(sites),
+        dominance=outcome.dominance(sites),
+        sun=outcome.sun(sites),
+        trajectory=outcome.trajectory(sites),
+        sites=sites,
+        notes=list(anatomy.notes),
+        timing=Timing(seconds=seconds, tokens_per_s=facts.tokens / seconds),
+    )
+
+
+class _Observer:
+    """Holds the reducers of every site; its hooks scan a batch, `take` reduces it when it is through."""
+
+    def __init__(self, anatomy: Anatomy) -> None:
+        self.anatomy = anatomy
+        self.extrema = {placement: Extrema() for placement in anatomy.placements}
+        self.sun = {placement: Sun() for placement in anatomy.placements if placement.site.component in WITH_SUN}
+        self._scans: dict[Placement, Scan] = {}
+        self._order = torch.empty(0)
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        with hooks({placement.module: self._hook(placement) for placement in self.anatomy.placements}):
+            yield
+
+    def forward(self, batch: _Batch, device: torch.device) -> None:
+        rank = np.full(batch.mask.numel(), -1, dtype=np.int64)
+        real = np.flatnonzero(batch.mask.reshape(-1).numpy())
+        by_token = real[np.lexsort((batch.position[real], batch.sample[real]))]
+        rank[by_token] = np.arange(len(by_token))
+        self._order = torch.from_numpy(rank).to(device)
+        self._scans = {}
+        inputs = {"input_ids": batch.ids.to(device), "attention_mask": batch.mask.to(device)}
+        if not bool(batch.mask[:, 0].all()):  # left padding: positions count real tokens
+            inputs["position_ids"] = (batch.mask.cumsum(-1) - 1).clamp(min=0).to(device)
+        self.anatomy.core(**inputs, use_cache=False)
+
+    def take(self, batch: _Batch) -> None:
+        real = batch.mask.reshape(-1).numpy().astype(bool)
+        for placement in self.anatomy.placements:
+            if placement not in self._scans:
+                raise MeasurementError(f"{placement.site} ({placement.name}) was not reached by a batch: its peak is unknown")
+            rows = Rows.from_scan(self._scans[placement], real, batch.sample, batch.position)
+            self.extrema[placement] = self.extrema[placement].update(rows)
+            if placement in self.sun:
+                self.sun[placement] = self.sun[placement].update(rows)
+        self._scans = {}
+
+    def figures(self, placement: Placement, texts: _Texts) -> SiteFigures:
+        found = self.extrema[placement].finish()
+        sun = self.sun[placement].finish() if placement in self.sun else None
+        return SiteFigures(
+            component=placement.site.component,
+            layer=placement.site.layer,
+            max=float("nan") if found.largest is None else found.largest,
+            min=float("nan") if found.smallest is None else found.smallest,
+            count=found.count,
+            nan=found.nan,
+            inf=found.inf,
+            peak=None if found.peak is None else texts.location(found.peak.sample, found.peak.position, found.peak.feature),
+            sun=sun,
+        )
+
+    def _hook(self, placement: Placement) -> Callable[..., None]:
+        median = placement in self.sun
+
+        def observe(module: nn.Module, args: Any, output: Any) -> None:
+            activations = tensor_of(output, placement.index)
+            if activations.dtype not in ENCODINGS:
+                known = ", ".join(str(dtype).removeprefix("torch.") for dtype in ENCODINGS)
+                raise MeasurementError(f"{placement.site} holds {activations.dtype}, which is none of {known}")
+            order = self._order.to(activations.device)
+            if activations.numel() // activations.shape[-1] != len(order):
+                raise MeasurementError(
+                    f"{placement.site} holds {tuple(activations.shape)}: its rows are not the batch's tokens"
+                )
+            self._scans[placement] = scan(activations, order, median=median)
+
+        return observe
+
+
+def _run(observer: _Observer, batches: list[_Batch], device: torch.device, progress: Progress | None) -> float:
+    """Seconds of the forwards and their reductions."""
+    total = sum(batch.tokens for batch in batches)
+    if not total:
+        raise MeasurementError("there is nothing to measure: the corpus has no tokens")
+    done = 0
+    start = time.perf_counter()
+    with observer.hooked():
+        if progress is not None:
+            progress(done, total)
+        for batch in batches:
+            observer.forward(batch, device)
+            observer.take(batch)
+            done += batch.tokens
+            if progress is not None:
+                progress(done, total)
+    return time.perf_counter() - start
+
+
+@contextmanager
+def _observing(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, each module's own mode restored afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _padded(sequences: list[TokenSequence]) -> _Batch:
+    """Right padding; the padded id is 0, which no real token's activations depend on."""
+    longest = max(len(sequence.ids) for sequence in sequences)
+    ids = torch.zeros((len(sequences), longest), dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
+        mask[row, : len(sequence.ids)] = 1
+    return _batch(ids, mask, np.array([sequence.index for sequence in sequences]))
+
+
+def _numbered(batches: Iterable[Mapping[str, torch.Tensor]]) -> Iterator[_Batch]:
+    first = 0
+    for number, given in enumerate(batches):
+        ids = given["input_ids"].cpu()
+        mask = given.get("attention_mask", torch.ones_like(ids)).cpu().to(torch.int64)
+        if ids.ndim != 2 or ids.shape != mask.shape:
+            raise MeasurementError(
+                f"batch {number}: input_ids {tuple(ids.shape)} and attention_mask {tuple(mask.shape)} must be [B, T]"
+            )
+        yield _batch(ids, mask, np.arange(first, first + len(ids)))
+        first += len(ids)
+
+
+def _batch(ids: torch.Tensor, mask: torch.Tensor, samples: np.ndarray[Any, np.dtype[np.int64]]) -> _Batch:
+    position = (mask.cumsum(-1) - 1).clamp(min=0).reshape(-1).numpy()
+    return _Batch(ids, mask, np.repeat(samples, ids.shape[1]), position)
+
+
+class _Texts:
+    """Finds the token of a place again, and decodes it with what stands around it."""
+
+    def __init__(self, batches: list[_Batch], names: list[str], tokenizer: Any) -> None:
+        self.names = names
+        self.tokenizer = tokenizer
+        self.ids: dict[int, list[int]] = {}
+        for batch in batches:
+            for row, sample in enumerate(batch.sample.reshape(batch.ids.shape)[:, 0]):
+                self.ids[int(sample)] = batch.ids[row][batch.mask[row].bool()].tolist()
+
+    def location(self, sample: int, position: int, feature: int) -> Location:
+        ids = self.ids[sample]
+        token = before = after = None
+        if self.tokenizer is not None:
+            token = self.tokenizer.decode([ids[position]])
+            before = self.tokenizer.decode(ids[max(0, position - 12) : position])[-CONTEXT_CHARACTERS:]
+            after = self.tokenizer.decode(ids[position + 1 : position + 13])[:CONTEXT_CHARACTERS]
+        return Location(
+            feature=feature,
+            sample=self.names[sample],
+            position=position,
+            token_id=ids[position],
+            token=token,
+            before=before,
+            after=after,
+        )
+
+
+def _describe(anatomy: Anatomy, model: nn.Module, checkpoint: Checkpoint | None) -> Model:
+    config: Any = anatomy.core.config
+    parameters = list(anatomy.core.parameters())
+    reference = None if checkpoint is None else checkpoint.reference
+    return Model(
+        id=type(model).__name__ if reference is None else reference.id,
+        revision=None if reference is None else reference.revision,
+        fingerprint=None if checkpoint is None else checkpoint.fingerprint,
+        architecture=(getattr(config, "architectures", None) or [type(model).__name__])[0],
+        model_type=config.model_type,
+        layers=anatomy.layers,
+        hidden_size=anatomy.hidden_size,
+        parameters=sum(parameter.numel() for parameter in parameters),
+        dtype=str(next(p.dtype for p in parameters if p.dtype.is_floating_point)).removeprefix("torch."),
+        attention=getattr(config, "_attn_implementation", None),
+        quantization=_quantization(config),
+    )
+
+
+def _quantization(config: Any) -> str | None:
+    scheme = getattr(config, "quantization_config", None)
+    if scheme is None:
+        return None
+    method = scheme.get("quant_method") if isinstance(scheme, dict) else scheme.quant_method
+    return str(getattr(method, "value", method))

@@ -1,0 +1,1 @@
+"""The project's own tests; each file opens with why it exists."""
