@@ -133,7 +133,8 @@ def _sample(line: str, number: int, path: Path) -> Sample:
     where = f"corpus file {path}, line {number}"
     try:
         data = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as cause:
+        json.dumps(data, ensure_ascii=False).encode()  # an escaped half of a surrogate pair is JSON, and no text
+    except (ValueError, RecursionError) as cause:  # not only JSONDecodeError: a number can have too many digits
         raise CorpusError(f"{where} is not JSON: {cause}") from None
     if not isinstance(data, dict) or ("text" in data) == ("input_ids" in data):
         raise CorpusError(f'{where} has no usable key: it needs either "text" or "input_ids"')

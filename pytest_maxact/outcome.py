@@ -82,7 +82,8 @@ def trajectory(sites: Sequence[SiteFigures]) -> Trajectory | None:
     Of the 27 checkpoints published with arXiv 2605.15572 the largest step is 17 or more in the Qwen2.5, Qwen3, Ling and
     GPT-OSS families, and 5.8 or less in Qwen3.5 and Gemma.
     """
-    values = [site.value for site in _hidden(sites)]
+    hidden = _hidden(sites)
+    values = [site.value for site in hidden]
     steps = [after / before if before else math.inf for before, after in itertools.pairwise(values)]
     if not steps:
         return None
@@ -90,5 +91,5 @@ def trajectory(sites: Sequence[SiteFigures]) -> Trajectory | None:
     return Trajectory(
         pattern="jump-and-plateau" if largest >= JUMP else "gradual accumulation",
         largest_step=largest,
-        largest_step_layer=steps.index(largest) + 1,
+        largest_step_layer=hidden[steps.index(largest) + 1].layer or 0,
     )

@@ -72,6 +72,13 @@ class Active:
             folder, command = Path(worker["maxact_folder"]), tuple(worker["maxact_command"])
         self.session: Session = Session(config, settings, plan, folder, command)
 
+    def pytest_report_header(self) -> str:
+        """Say what will be measured and what it is compared with."""
+        plan = self.session.plan
+        assert plan is not None  # only the controller has a header
+        source = plan.stored.source or ("not there yet" if plan.stored.wanted else "none")
+        return f"maxact: {plan.reference.id}, corpus {plan.corpus.id}, baseline {source}"
+
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell an xdist worker where the one measurement is kept."""

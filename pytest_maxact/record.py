@@ -283,7 +283,7 @@ class BaselineCorpus(Record):
 class BaselinePeak(Site):
     """Where the baseline's M was and what token held it."""
 
-    value: Figure
+    value: Annotated[Figure, Field(ge=0, allow_inf_nan=False)]  # nothing ever exceeds a NaN
     signed: Figure
     feature: int | None = None
     sample: str | None = None
@@ -407,12 +407,13 @@ def _load(cls: type[RecordT], path: Path, error: type[MaxactError], what: str, s
         raise error(f"no such {what} file: {path}") from None
     except (OSError, UnicodeDecodeError, RecursionError) as cause:
         raise error(f"the {what} file {path} cannot be read: {cause}") from None
-    except json.JSONDecodeError as cause:
+    except ValueError as cause:  # JSONDecodeError, or a number of too many digits
         raise error(f"the {what} file {path} is not JSON: {cause}") from None
     found = data.get("schema") if isinstance(data, dict) else None
     if found != schema:
         family, _, version = str(found).partition("@")
-        newer = family == schema.partition("@")[0] and version.isdigit() and int(version) > int(schema.partition("@")[2])
+        number = int(version) if version.isdecimal() and len(version) < 10 else 0
+        newer = family == schema.partition("@")[0] and number > int(schema.partition("@")[2])
         advice = "; it is newer than this pytest-maxact: upgrade with `pip install -U pytest-maxact`" if newer else ""
         raise error(f"the {what} file {path} has schema {found!r}, expected {schema!r}{advice}")
     try:
@@ -420,4 +421,5 @@ def _load(cls: type[RecordT], path: Path, error: type[MaxactError], what: str, s
     except ValidationError as cause:
         first = cause.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the top level"
+        place = place.encode("unicode_escape").decode("ascii")  # an unknown field may be named anything
         raise error(f"the {what} file {path} is malformed at {place}: {first['msg']}") from None

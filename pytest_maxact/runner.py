@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 import transformers
 from torch import nn
@@ -35,8 +36,10 @@ from pytest_maxact.reducers.rows import ENCODINGS, Rows, Scan
 from pytest_maxact.reducers.sun import Sun
 
 DEFAULT_MAX_LENGTH = 4096
+# More tokens a forward gain nothing beyond these; less memory than they need halves them.
 CPU_BATCH_TOKENS = 4096
 GPU_BATCH_TOKENS = 16384
+LEAST_BATCH_TOKENS = 512
 CONTEXT_CHARACTERS = 24
 
 Progress = Callable[[int, int], None]
@@ -79,7 +82,7 @@ def measure(
         samples: only the first so many samples, categories kept in proportion.
         max_length: tokens kept of a sample; the least of 4096 and the model's context by default.
         special_tokens: what is put around a text: `none`, `tokenizer` or `chat`.
-        batch_tokens: token budget of a batch, padding counted.
+        batch_tokens: token budget of a batch, padding counted; by device and free memory where not given.
         progress: called with the tokens done and the tokens in all, at the start and after each batch.
 
     Raises:
@@ -101,7 +104,7 @@ def measure(
             check_vocabulary(chosen, int(config.vocab_size))
             context = getattr(config, "max_position_embeddings", None) or DEFAULT_MAX_LENGTH
             max_length = max_length or min(DEFAULT_MAX_LENGTH, int(context))
-            batch_tokens = batch_tokens or (CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS)
+            batch_tokens = batch_tokens or _batch_tokens(config, device)
             sequences = tokenize(chosen, tokenizer, special_tokens, max_length)
             ready = [_padded(batch) for batch in deal(sequences, batch_tokens)]
             names = [sample.id for sample in chosen.samples]
@@ -147,7 +150,7 @@ def measure(
         sun=outcome.sun(sites),
         trajectory=outcome.trajectory(sites),
         sites=sites,
-        notes=list(anatomy.notes),
+        notes=[*anatomy.notes, *_slow_cpu(anatomy.core, device)],
         timing=Timing(seconds=seconds, tokens_per_s=facts.tokens / seconds),
     )
 
@@ -242,6 +245,19 @@ def _run(observer: _Observer, batches: list[_Batch], device: torch.device, progr
     return time.perf_counter() - start
 
 
+def _batch_tokens(config: Any, device: torch.device) -> int:
+    """A power of two, so that a little more or less free memory does not change how samples are batched."""
+    if device.type == "cuda":
+        budget, free = GPU_BATCH_TOKENS, torch.cuda.mem_get_info(device)[0]
+    else:
+        budget, free = CPU_BATCH_TOKENS, psutil.virtual_memory().available
+    # About sixteen float32 tensors of the widest kind are alive inside a layer and its scan; use half of what is free.
+    widest = max(int(config.hidden_size), int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size))
+    while budget > LEAST_BATCH_TOKENS and budget * widest * 16 * 4 > free / 2:
+        budget //= 2
+    return budget
+
+
 @contextmanager
 def _observing(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, each module's own mode restored afterwards."""
@@ -329,6 +345,16 @@ def _describe(anatomy: Anatomy, model: nn.Module, checkpoint: Checkpoint | None)
         attention=getattr(config, "_attn_implementation", None),
         quantization=_quantization(config),
     )
+
+
+def _slow_cpu(core: nn.Module, device: torch.device) -> list[str]:
+    half = next(parameter.dtype for parameter in core.parameters()) in (torch.bfloat16, torch.float16)
+    mkldnn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # else nothing is known
+    if device.type != "cpu" or not half or not mkldnn or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return []
+    return [
+        "slow: this CPU has no bfloat16 arithmetic; --maxact-dtype=float32, against a baseline of it, is several times faster"
+    ]
 
 
 def _quantization(config: Any) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,31 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt_oss": {"num_local_experts": 4, **MOE},
 }
 
+# Where the sites of a layer are, written by hand in the order in which a forward is through with them.
+DENSE = {"attention": ".self_attn", "gate": ".mlp.gate_proj", "mlp": ".mlp", "hidden": ""}
+SPARSE = {"attention": ".self_attn", "router": ".mlp.gate", "mlp": ".mlp", "hidden": ""}
+LAYERS: dict[str, list[dict[str, str]]] = {
+    **dict.fromkeys(["llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"], [DENSE] * 3),
+    "gpt2": [{"attention": ".attn", "mlp": ".mlp", "hidden": ""}] * 3,
+    "mixtral": [SPARSE] * 3,
+    "qwen3_moe": [SPARSE, DENSE, SPARSE],
+    "gpt_oss": [SPARSE | {"router": ".mlp.router"}] * 3,
+}
+
+
+def site_paths(family: str) -> dict[tuple[str, int | None], str]:
+    """(component, layer) and module path of every site of a tiny model, in execution order."""
+    embedding, stack, norm = ("wte", "h", "ln_f") if family == "gpt2" else ("embed_tokens", "layers", "norm")
+    paths: dict[tuple[str, int | None], str] = {("embedding", None): embedding}
+    for number, layer in enumerate(LAYERS[family]):
+        paths |= {(component, number): f"{stack}.{number}{path}" for component, path in layer.items()}
+    return paths | {("final_norm", None): norm}
+
+
+def hooked(model: torch.nn.Module) -> list[str]:
+    """Names of the modules that hold a forward hook."""
+    return [name for name, module in model.named_modules() if module._forward_hooks or module._forward_pre_hooks]
+
 
 def tiny_model(family: str = "llama", *, seed: int = 0, dtype: torch.dtype = torch.float32, **sizes: Any) -> Any:
     """A randomly initialised base model of a family, in evaluation mode."""
@@ -52,6 +78,22 @@ def tiny_model(family: str = "llama", *, seed: int = 0, dtype: torch.dtype = tor
         for parameter in model.parameters():
             parameter.mul_(3)
     return model
+
+
+def replace_forward(module: torch.nn.Module, forward: Callable[..., Any], *, from_call: int = 1) -> None:
+    """Give one module another forward, from its n-th call on."""
+    original, calls = module.forward, itertools.count(1)
+    module.forward = lambda *args, **kwargs: (forward if next(calls) >= from_call else original)(*args, **kwargs)
+
+
+def passes_on(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Forward of a layer that does nothing."""
+    return hidden_states
+
+
+def breaks(*args: Any, **kwargs: Any) -> torch.Tensor:
+    """Forward of a layer that fails."""
+    raise RuntimeError("broken on purpose")
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,9 @@ def differences(measurement: Measurement, baseline: Baseline) -> list[str]:
     mine, theirs = measurement.corpus, baseline.corpus
     found = []
     if theirs.digest is not None and mine.digest != theirs.digest:
+        now = mine.digest[:12] if mine.digest else "ready batches"
         found.append(
-            f"corpus {theirs.id} ({(theirs.digest)[:12]}), now {mine.id} ({(mine.digest or 'ready batches')[:12]}): "
-            "see --maxact-corpus and --maxact-samples"
+            f"corpus {theirs.id} ({theirs.digest[:12]}), now {mine.id} ({now}): see --maxact-corpus and --maxact-samples"
         )
     if theirs.special_tokens is not None and mine.special_tokens != theirs.special_tokens:
         found.append(f"special tokens {theirs.special_tokens}, now {mine.special_tokens}: see --maxact-special-tokens")

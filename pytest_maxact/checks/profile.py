@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pytest_maxact.checks.verdict import Tolerance, Verdict, number, ratio, token_in_context
 from pytest_maxact.record import Baseline, Measurement, SiteFigures
 
@@ -29,9 +31,9 @@ def check(measurement: Measurement, baseline: Baseline | None, tolerance: Tolera
             continue
         judged += 1
         # NaN compares false: a site without a finite value has left its baseline, too.
-        if tolerance.exceeded(site.value, reference.value, rtol) or site.value != site.value:
+        if tolerance.exceeded(site.value, reference.value, rtol) or math.isnan(site.value):
             change = f"{number(reference.value)} to {number(site.value)} ({ratio(site.value, reference.value)})"
-            left.append((site.value / reference.value if reference.value else float("inf"), site, change))
+            left.append((site.value / reference.value if reference.value and site.peak else math.inf, site, change))
     scope = f"{judged} of {len(sites)} sites judged" + (f", {waived} waived" if waived else "")
     if not left and not strange:
         return Verdict(NAME, "passed", f"no site left its baseline ({scope})")

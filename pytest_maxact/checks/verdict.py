@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,7 +60,7 @@ class Verdict:
 
 def number(value: float) -> str:
     """A figure for people: up to five significant digits, thousands separated, no exponent before a million."""
-    if value != value or abs(value) == float("inf"):
+    if not math.isfinite(value):
         return str(value)
     if abs(value) >= 1e7 or (value and abs(value) < 1e-3):
         return f"{value:.4g}"
@@ -69,18 +70,21 @@ def number(value: float) -> str:
 
 def ratio(value: float, reference: float) -> str:
     """How often one figure is the other, as in "1.27x"."""
-    return f"{value / reference:.2f}x" if reference else "from 0"
+    if not reference:
+        return "from 0"
+    times = value / reference
+    return f"{times:.2f}x" if abs(times) < 1e6 else f"{times:.3g}x"
 
 
 def token_in_context(place: Location) -> str:
     """The token of a place between what stands around it, and the sample it is in."""
-    where = f"position {place.position} of sample {place.sample}"
     if place.sample is None:
         return "rows of this site cannot be traced to tokens"
+    where = f"position {place.position} of sample {visible(place.sample)}"
     if place.token is None:
         return f"token id {place.token_id} at {where}"
     text = f"{visible(place.before or '')}[{visible(place.token)}]{visible(place.after or '')}"
-    return f"token {visible(place.token)!r} at {where}: {text}"
+    return f"token '{visible(place.token)}' at {where}: {text}"
 
 
 def visible(text: str) -> str:

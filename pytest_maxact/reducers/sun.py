@@ -69,7 +69,7 @@ class Sun:
     def finish(self) -> SunFigures | None:
         """The figures, None where no token could be judged.
 
-        A single infinite ratio makes the mean infinite and leaves no standard deviation.
+        A single infinite ratio, or one whose square float64 cannot hold, makes the mean infinite and leaves no deviation.
         """
         if self.peak is None or self.steepest is None:
             return None
@@ -103,7 +103,10 @@ def _of(rows: Rows) -> Sun:
     sample, position = rows.sample[judged], rows.position[judged]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         ratio = np.where(largest > 0, largest / median, 0.0)
-    finite = np.isfinite(ratio)
+        square = np.square(ratio)
+        # Not by the ratio: largest and 1000 * median are exact, their quotient is rounded.
+        passes = (largest > MASSIVE_ABS) & (largest > MASSIVE_RATIO * median)
+    finite = np.isfinite(square)  # only float64 activations have finite ratios beyond 1e154
 
     def first(keys: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Token:
         row = np.lexsort((position, sample, -keys))[0]
@@ -111,12 +114,11 @@ def _of(rows: Rows) -> Sun:
 
     return Sun(
         tokens=len(largest),
-        # Not by the ratio: largest and 1000 * median are exact, their quotient is rounded.
-        passing=int(((largest > MASSIVE_ABS) & (largest > MASSIVE_RATIO * median)).sum()),
+        passing=int(passes.sum()),
         infinite=int((~finite).sum()),
         margin=float(np.minimum(largest / MASSIVE_ABS, ratio / MASSIVE_RATIO).max()),
         peak=first(largest),
         steepest=first(ratio),
         ratios=ExactSum().update(ratio[finite]),
-        squares=ExactSum().update(np.square(ratio[finite])),
+        squares=ExactSum().update(square[finite]),
     )

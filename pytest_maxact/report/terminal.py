@@ -17,7 +17,7 @@ def summary(measurement: Measurement, baseline: Baseline | None) -> list[str]:
     model, corpus, timing = measurement.model, measurement.corpus, measurement.timing
     lines = _wrapped(
         f"{model.id}: {model.architecture}, {model.layers} layers, {model.dtype} on {measurement.environment.device}; corpus "
-        f"{corpus.id}, {corpus.samples:,} samples, {corpus.tokens:,} tokens, {timing.seconds:,.0f} s "
+        f"{corpus.id}, {corpus.samples:,} samples, {corpus.tokens:,} tokens, {timing.seconds:,.1f} s "
         f"({timing.tokens_per_s:,.0f} tokens/s)"
     )
     peak = measurement.peak

@@ -1,0 +1,344 @@
+"""A figure is comparable only over the same tokens: the corpus, its order, digest, subsets and batches are pinned here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from pytest_maxact.corpus import (
+    SMOKE_SAMPLES,
+    Corpus,
+    Sample,
+    SpecialTokens,
+    TokenSequence,
+    bundled,
+    check_vocabulary,
+    deal,
+    load_corpus,
+    tokenize,
+)
+from pytest_maxact.errors import CorpusError
+
+TINY = Corpus("tiny", (Sample("a", "prose", text="Grüße"), Sample("b", "code", input_ids=(5, 6))))
+
+
+def written(path: Path, *lines: str) -> str:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def corpus_of(categories: list[str]) -> Corpus:
+    return Corpus("made", tuple(Sample(str(i), category, text="x") for i, category in enumerate(categories)))
+
+
+# --- what is bundled
+
+
+def test_core_is_96_varied_samples_of_at_least_nine_categories() -> None:
+    core = load_corpus("core")
+    assert core.id == "core"
+    assert len(core.samples) == 96
+    assert len(core.categories) >= 9
+    assert min(core.categories.values()) >= 5
+    assert len({sample.id for sample in core.samples}) == 96
+    assert len({sample.text for sample in core.samples}) == 96
+    assert all(sample.id.strip() and sample.category.strip() and sample.text for sample in core.samples)
+    # The first token often holds the peak, so a corpus whose samples all begin alike would show one token's figures.
+    first = Counter(sample.text[0] for sample in core.samples if sample.text)
+    assert len(first) >= 48
+    assert max(first.values()) <= 4
+
+
+def test_smoke_is_the_first_16_of_core_with_every_category() -> None:
+    core, smoke = load_corpus("core"), load_corpus("smoke")
+    assert smoke.id == "smoke"
+    assert len(smoke.samples) == SMOKE_SAMPLES == 16
+    assert smoke.samples == core.first(16).samples
+    assert smoke.categories.keys() == core.categories.keys()
+
+
+def test_bundled_names_are_those_that_load() -> None:
+    assert {"core", "smoke"} <= set(bundled())
+    assert all(load_corpus(name).samples for name in bundled())
+
+
+# --- first(n)
+
+
+def test_every_count_of_core_keeps_the_categories_in_proportion() -> None:
+    core = load_corpus("core")
+    for count in range(len(core.samples) + 1):
+        chosen = core.first(count).categories
+        assert sum(chosen.values()) == count
+        for category, times in core.categories.items():
+            assert abs(chosen.get(category, 0) - count * times / len(core.samples)) <= 1, (count, category)
+
+
+@given(st.lists(st.sampled_from("abcde"), max_size=40))
+def test_subsets_are_nested_and_in_corpus_order(categories: list[str]) -> None:
+    corpus = corpus_of(categories)
+    smaller: set[str] = set()
+    for count in range(len(categories) + 1):
+        ids = [sample.id for sample in corpus.first(count).samples]
+        assert len(ids) == count
+        assert ids == sorted(ids, key=int)
+        assert smaller <= set(ids)
+        smaller = set(ids)
+    assert corpus.first(len(categories)) == corpus
+
+
+@given(st.integers(1, 8), st.integers(1, 5), st.randoms(use_true_random=False))
+def test_categories_of_one_size_are_never_more_than_one_sample_apart(size: int, kinds: int, random: Any) -> None:
+    categories = [kind for kind in "abcde"[:kinds] for _ in range(size)]
+    random.shuffle(categories)
+    for count in range(len(categories) + 1):
+        chosen = [corpus_of(categories).first(count).categories.get(kind, 0) for kind in "abcde"[:kinds]]
+        assert max(chosen) - min(chosen) <= 1
+
+
+def test_the_first_samples_are_these_by_hand() -> None:
+    # a stands at 1/8, 3/8, 5/8, 7/8 of the way, b at 1/4, 3/4: the order is a0 b4 a1 a2 b5 a3.
+    corpus = corpus_of(["a", "a", "a", "a", "b", "b"])
+    orders = [[sample.id for sample in corpus.first(count).samples] for count in range(1, 6)]
+    assert orders == [["0"], ["0", "4"], ["0", "1", "4"], ["0", "1", "2", "4"], ["0", "1", "2", "4", "5"]]
+
+
+def test_more_samples_than_there_are_is_an_error_with_both_numbers() -> None:
+    with pytest.raises(CorpusError, match="corpus made has 2 samples, not 3"):
+        corpus_of(["a", "b"]).first(3)
+
+
+# --- the digest
+
+
+def test_the_digest_is_the_sha256_of_one_json_list_a_sample() -> None:
+    by_hand = '["a", "prose", "Grüße", null]\n["b", "code", null, [5, 6]]\n'
+    assert TINY.digest == hashlib.sha256(by_hand.encode("utf-8")).hexdigest()
+    # A literal as well: every stored baseline holds one, so even a change that both sides share must be noticed.
+    assert TINY.digest == "64081ea906c83d9fc3ae9f8c151583efb9967a25be23098cc74df523a6f85420"
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        pytest.param((Sample("a", "prose", text="Grüsse"), TINY.samples[1]), id="text"),
+        pytest.param((Sample("A", "prose", text="Grüße"), TINY.samples[1]), id="id"),
+        pytest.param((Sample("a", "verse", text="Grüße"), TINY.samples[1]), id="category"),
+        pytest.param((TINY.samples[0], Sample("b", "code", input_ids=(6, 5))), id="token ids"),
+        pytest.param((TINY.samples[0], Sample("b", "code", text="[5, 6]")), id="ids or the same as text"),
+        pytest.param(TINY.samples[::-1], id="order"),
+        pytest.param(TINY.samples[:1], id="one sample less"),
+    ],
+)
+def test_any_change_of_the_samples_changes_the_digest(samples: tuple[Sample, ...]) -> None:
+    assert Corpus("tiny", samples).digest != TINY.digest
+
+
+def test_the_name_of_a_corpus_is_not_in_its_digest() -> None:
+    assert Corpus("other", TINY.samples).digest == TINY.digest
+
+
+# --- files
+
+
+def test_a_file_gives_its_samples_with_defaults_for_what_it_leaves_out(tmp_path: Path) -> None:
+    file = written(
+        tmp_path / "mine.jsonl",
+        '{"text": "one"}',
+        "",
+        "   ",
+        '{"id": "x", "category": "c", "text": "line\\u2028separator"}',
+        '{"input_ids": [3, 0, 3], "note": "ignored"}',
+    )
+    assert load_corpus(file) == Corpus(
+        "mine",
+        (
+            Sample("line-1", "uncategorized", text="one"),
+            Sample("x", "c", text="line\u2028separator"),
+            Sample("line-5", "uncategorized", input_ids=(3, 0, 3)),
+        ),
+    )
+
+
+def test_a_raw_line_separator_inside_a_text_does_not_end_the_line(tmp_path: Path) -> None:
+    file = written(tmp_path / "mine.jsonl", '{"text": "a\u2028b\u0085c"}', '{"text": "d"}\r')
+    assert [sample.text for sample in load_corpus(file).samples] == ["a\u2028b\u0085c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("{", "is not JSON: Expecting property name"),
+        ("[" * 100_000, "is not JSON"),
+        ('{"input_ids": [' + "9" * 5_000 + "]}", "is not JSON"),
+        ("7", 'has no usable key: it needs either "text" or "input_ids"'),
+        ("{}", 'has no usable key: it needs either "text" or "input_ids"'),
+        ('{"text": "a", "input_ids": [1]}', "has no usable key"),
+        ('{"text": ""}', '"text" must be a string that is not empty'),
+        ('{"text": 5}', '"text" must be a string that is not empty'),
+        ('{"text": "half a pair \\ud800"}', "surrogates not allowed"),
+        ('{"id": "\\udfff", "text": "a"}', "surrogates not allowed"),
+        ('{"text": "a", "id": 5}', '"id" and "category" must be strings'),
+        ('{"text": "a", "category": null}', '"id" and "category" must be strings'),
+        ('{"input_ids": []}', '"input_ids" must be a list of whole numbers from 0'),
+        ('{"input_ids": 5}', '"input_ids" must be a list'),
+        ('{"input_ids": [1, -1]}', '"input_ids" must be a list'),
+        ('{"input_ids": [1.0]}', '"input_ids" must be a list'),
+        ('{"input_ids": [true]}', '"input_ids" must be a list'),
+    ],
+)
+def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, line: str, problem: str) -> None:
+    file = written(tmp_path / "mine.jsonl", '{"text": "fine"}', "", line, '{"text": "fine, too"}')
+    with pytest.raises(CorpusError) as caught:
+        load_corpus(file)
+    message = str(caught.value)
+    assert message.startswith(f"corpus file {file}, line 3")
+    assert problem in message
+    assert "\n" not in message
+    assert len(message) < 400
+
+
+def test_an_id_that_occurs_twice_is_named(tmp_path: Path) -> None:
+    file = written(tmp_path / "mine.jsonl", '{"id": "x", "text": "a"}', '{"id": "x", "text": "b"}')
+    with pytest.raises(CorpusError, match="has the id 'x' more than once"):
+        load_corpus(file)
+
+
+def test_files_without_samples_without_text_and_without_existence_are_refused(tmp_path: Path) -> None:
+    empty, binary = tmp_path / "empty.jsonl", tmp_path / "binary.jsonl"
+    empty.write_text("\n\n")
+    binary.write_bytes(b'{"text": "\xff"}\n')
+    with pytest.raises(CorpusError, match=f"corpus file {empty} has no samples"):
+        load_corpus(str(empty))
+    with pytest.raises(CorpusError, match=f"corpus file {binary} cannot be read as UTF-8 text"):
+        load_corpus(str(binary))
+    with pytest.raises(
+        CorpusError, match=rf"was not found \(looked at {tmp_path}/no\): name a JSON Lines file or one of .*core"
+    ):
+        load_corpus(str(tmp_path / "no"))
+    with pytest.raises(CorpusError, match="is a folder"):
+        load_corpus(str(tmp_path))
+
+
+def test_plus_joins_corpora_in_order_and_refuses_shared_ids(tmp_path: Path) -> None:
+    one = written(tmp_path / "one.jsonl", '{"id": "z", "text": "a"}')
+    two = written(tmp_path / "two.jsonl", '{"id": "y", "input_ids": [1]}')
+    joined = load_corpus(f"{one}+smoke+{two}")
+    assert joined.id == "one+smoke+two"
+    assert [sample.id for sample in joined.samples] == ["z", *(sample.id for sample in load_corpus("smoke").samples), "y"]
+    assert joined.digest == Corpus("", joined.samples).digest
+    with pytest.raises(CorpusError, match=r"corpus smoke\+core has the id '.*' more than once"):
+        load_corpus("smoke+core")
+    with pytest.raises(CorpusError, match="corpus nowhere was not found"):
+        load_corpus("smoke+nowhere")
+
+
+# --- tokens
+
+
+@pytest.fixture
+def chatty(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The shared tokenizer with a chat template, and with a token that it puts in front by itself."""
+    from tokenizers.processors import TemplateProcessing
+
+    copy = PreTrainedTokenizerFast(
+        tokenizer_object=type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str()),
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+    )
+    copy.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    copy.chat_template = "{% for m in messages %}<eos>{{ m['role'] }}:{{ m['content'] }}<eos>{% endfor %}"
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("policy", "around"), [("none", ("", "")), ("tokenizer", ("<bos>", "")), ("chat", ("<eos>user:", "<eos>"))]
+)
+def test_a_special_token_policy_puts_this_around_a_text(
+    chatty: PreTrainedTokenizerFast, policy: SpecialTokens, around: tuple[str, str]
+) -> None:
+    (sequence,) = tokenize(Corpus("c", (Sample("a", "x", text="some words"),)), chatty, policy, 100)
+    assert chatty.decode(list(sequence.ids)) == f"{around[0]}some words{around[1]}"
+    assert sequence.index == 0
+
+
+@pytest.mark.parametrize("policy", ["none", "tokenizer", "chat"])
+def test_ready_ids_are_taken_as_they_are_and_all_is_cut_at_its_end(
+    chatty: PreTrainedTokenizerFast, policy: SpecialTokens
+) -> None:
+    corpus = Corpus("c", (Sample("a", "x", input_ids=(1, 2, 0, 1)), Sample("b", "x", text="some words that are long")))
+    whole, short = tokenize(corpus, chatty, policy, 100), tokenize(corpus, chatty, policy, 3)
+    assert whole[0].ids == (1, 2, 0, 1)
+    assert [sequence.index for sequence in whole] == [0, 1]
+    assert [sequence.ids for sequence in short] == [sequence.ids[:3] for sequence in whole]
+    assert len(whole[1].ids) > 3
+
+
+def test_ids_need_no_tokenizer_and_texts_do() -> None:
+    assert tokenize(Corpus("c", (Sample("a", "x", input_ids=(1, 2)),)), None, "none", 9) == [TokenSequence(0, (1, 2))]
+    with pytest.raises(CorpusError, match="corpus tiny holds texts, and the model came without a tokenizer"):
+        tokenize(TINY, None, "none", 9)
+
+
+def test_what_a_tokenizer_cannot_do_is_an_error(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(CorpusError, match="has no chat template: use --maxact-special-tokens=none"):
+        tokenize(TINY, tokenizer, "chat", 9)
+
+    def silent(text: str, **_: object) -> dict[str, list[int]]:
+        return {"input_ids": [7] if text == "kept" else []}
+
+    corpus = Corpus("c", (Sample("a", "x", text="kept"), Sample("b", "x", text="lost")))
+    with pytest.raises(CorpusError, match="sample b of corpus c has no tokens"):
+        tokenize(corpus, silent, "none", 9)
+
+
+def test_an_id_beyond_the_vocabulary_is_named_and_the_last_one_inside_is_fine() -> None:
+    corpus = Corpus("c", (Sample("a", "x", text="t"), Sample("b", "x", input_ids=(0, 511)), Sample("d", "x", input_ids=(512,))))
+    with pytest.raises(CorpusError, match="sample d of corpus c holds token id 512, beyond the model's vocabulary of 512"):
+        check_vocabulary(corpus, 512)
+    check_vocabulary(corpus, 513)
+
+
+# --- batches
+
+
+@given(st.lists(st.integers(1, 12), max_size=30), st.integers(1, 60))
+def test_dealing_keeps_every_sequence_once_the_budget_and_corpus_order(lengths: list[int], budget: int) -> None:
+    sequences = [TokenSequence(index, tuple(range(length))) for index, length in enumerate(lengths)]
+    batches = deal(sequences, budget)
+    assert sorted((sequence for batch in batches for sequence in batch), key=lambda s: s.index) == sequences
+    longest = []
+    for batch in batches:
+        assert [sequence.index for sequence in batch] == sorted(sequence.index for sequence in batch)
+        longest.append(max(len(sequence.ids) for sequence in batch))
+        assert len(batch) == 1 or len(batch) * longest[-1] <= budget
+    assert longest == sorted(longest, reverse=True)
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=30), st.integers(1, 60))
+def test_a_batch_is_closed_only_where_the_next_sequence_does_not_fit(lengths: list[int], budget: int) -> None:
+    batches = deal([TokenSequence(index, tuple(range(length))) for index, length in enumerate(lengths)], budget)
+    for batch in batches[:-1]:
+        assert (len(batch) + 1) * max(len(sequence.ids) for sequence in batch) > budget
+
+
+def test_batches_by_hand() -> None:
+    sequences = [TokenSequence(index, (0,) * length) for index, length in enumerate([2, 5, 3, 5, 1])]
+    assert [[s.index for s in batch] for batch in deal(sequences, 10)] == [[1, 3], [0, 2, 4]]
+    assert [[s.index for s in batch] for batch in deal(sequences, 4)] == [[1], [3], [2], [0, 4]]
+
+
+def test_the_bundled_corpus_is_plain_json_lines_with_known_fields() -> None:
+    from pytest_maxact.resources import data_folder
+
+    for line in (data_folder("corpora") / "core.jsonl").read_text(encoding="utf-8").splitlines():
+        assert json.loads(line).keys() == {"id", "category", "text"}

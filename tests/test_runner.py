@@ -1,0 +1,505 @@
+"""The figures of a run are what the model computed: against hooks written by hand, whatever the batches, nothing left behind."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from tokenizers.processors import TemplateProcessing
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from pytest_maxact.corpus import Corpus, Sample, load_corpus
+from pytest_maxact.errors import MeasurementError
+from pytest_maxact.record import PART_OF_M, WITH_SUN, Measurement, Site, SiteFigures
+from pytest_maxact.reducers.rows import ENCODINGS
+from pytest_maxact.runner import measure
+from tests.conftest import FAMILIES, SIZES, breaks, hooked, passes_on, replace_forward, site_paths, tiny_model
+
+Batch = dict[str, torch.Tensor]
+SAMPLES = [[17, 30, 401, 8, 99, 250, 3], [77, 5, 12], [300, 42, 42, 19, 511]]
+DTYPES = [torch.float32, torch.bfloat16]
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
+
+
+def padded(samples: list[list[int]], side: str = "right", garbage: int = 0) -> Batch:
+    """One batch of ragged samples."""
+    longest = max(map(len, samples))
+    ids, mask = torch.full((len(samples), longest), garbage), torch.zeros(len(samples), longest, dtype=torch.int64)
+    for row, sample in enumerate(samples):
+        place = slice(0, len(sample)) if side == "right" else slice(longest - len(sample), longest)
+        ids[row, place], mask[row, place] = torch.tensor(sample), 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def alone(samples: list[list[int]]) -> list[Batch]:
+    return [{"input_ids": torch.tensor([sample])} for sample in samples]
+
+
+def timeless(record: Measurement) -> dict[str, Any]:
+    return record.model_dump(exclude={"timing"}, mode="json")
+
+
+def site_of(record: Measurement, component: str, layer: int | None = None) -> SiteFigures:
+    site = record.site(component, layer)
+    assert site is not None
+    return site
+
+
+# --- (a) Hooks written by hand.
+
+
+def seen_by_hand(model: nn.Module, paths: Mapping[Any, str], batches: Iterable[Batch]) -> dict[Any, torch.Tensor]:
+    """What stands at module paths, as float64 [tokens, features] in order of (sample, position)."""
+    seen: dict[Any, list[torch.Tensor]] = {site: [] for site in paths}
+    mask = torch.empty(0)
+
+    def keeper(site: Any) -> Callable[..., None]:
+        def keep(module: nn.Module, args: Any, output: Any) -> None:
+            tensor = output[0] if isinstance(output, tuple) else output
+            seen[site].append(tensor.reshape(-1, tensor.shape[-1])[mask].to(torch.float64))
+
+        return keep
+
+    handles = [model.get_submodule(path).register_forward_hook(keeper(site)) for site, path in paths.items()]
+    with torch.no_grad():
+        for batch in batches:
+            mask = batch["attention_mask"].flatten().bool()
+            model(**batch, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return {site: torch.cat(parts) for site, parts in seen.items()}
+
+
+PLACES = [(str(sample), position, token) for sample, ids in enumerate(SAMPLES) for position, token in enumerate(ids)]
+
+
+@every_dtype
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_site_holds_to_the_bit_what_hooks_written_by_hand_see(family: str, dtype: torch.dtype) -> None:
+    model = tiny_model(family, dtype=dtype)
+    batches = [padded(SAMPLES[:2]), padded(SAMPLES[2:])]
+    record = measure(model, batches=batches)
+    seen = seen_by_hand(model, site_paths(family), batches)
+
+    assert [(site.component, site.layer) for site in record.sites] == list(seen)
+    for site, values in zip(record.sites, seen.values(), strict=True):
+        assert (site.max, site.min) == (values.max(), values.min()), site
+        assert (site.count, site.nan, site.inf) == (values.numel(), 0, 0), site
+        place = int(values.abs().flatten().argmax())  # the first of equals
+        sample, position, token = PLACES[place // values.shape[1]]
+        assert site.peak is not None
+        assert (site.peak.sample, site.peak.position, site.peak.token_id) == (sample, position, token), site
+        assert site.peak.feature == place % values.shape[1], site
+        assert (site.sun is not None) == (site.component in WITH_SUN)
+
+    assert record.peak is not None
+    part_of_m = {site: values for site, values in seen.items() if site[0] in PART_OF_M}
+    holder = max(part_of_m, key=lambda site: float(part_of_m[site].abs().max()))
+    assert (record.peak.component, record.peak.layer) == holder
+    assert record.peak.value == seen[holder].abs().max()
+    assert record.peak.signed in (seen[holder].max(), seen[holder].min())
+    assert abs(record.peak.signed) == record.peak.value
+    assert (record.peak.sample, record.peak.position) == PLACES[int(seen[holder].abs().amax(1).argmax())][:2]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hidden_and_embedding_are_transformers_own_hidden_states(family: str) -> None:
+    model = tiny_model(family, dtype=torch.bfloat16)
+    batch = padded([SAMPLES[0], SAMPLES[0][::-1]])
+    record = measure(model, batches=[batch])
+    with torch.no_grad():
+        states = model(**batch, use_cache=False, output_hidden_states=True).hidden_states
+    assert len(states) == 4
+    for layer in (0, 1):  # the last state is the final norm's output
+        site = site_of(record, "hidden", layer)
+        assert (site.max, site.min) == (states[layer + 1].max(), states[layer + 1].min())
+    norm = site_of(record, "final_norm")
+    assert (norm.max, norm.min) == (states[3].max(), states[3].min())
+    if family != "gpt2":  # adds position embeddings after the module
+        embedding = site_of(record, "embedding")
+        assert (embedding.max, embedding.min) == (states[0].max(), states[0].min())
+
+
+def test_the_record_says_what_was_measured() -> None:
+    model = tiny_model("llama", dtype=torch.bfloat16)
+    record = measure(model, batches=alone(SAMPLES))
+    assert record.model.model_dump(include={"id", "model_type", "layers", "hidden_size", "dtype", "fingerprint"}) == {
+        "id": "LlamaModel",
+        "model_type": "llama",
+        "layers": 3,
+        "hidden_size": 32,
+        "dtype": "bfloat16",
+        "fingerprint": None,
+    }
+    assert record.model.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert (record.corpus.id, record.corpus.digest, record.corpus.samples, record.corpus.tokens) == ("batches", None, 3, 15)
+    assert measure(tiny_model("gpt2"), batches=alone(SAMPLES)).notes == [
+        "not observed: gate (GPT2MLP has no gate projection of its own) (layers 0 to 2)"
+    ]
+
+
+# --- (c) Padding.
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_padding_at_either_side_gives_the_figures_of_each_sample_alone(family: str, side: str) -> None:
+    model = tiny_model(family)
+    reference = measure(model, batches=alone(SAMPLES))
+    found = measure(model, batches=[padded(SAMPLES, side)])
+    assert found.corpus == reference.corpus
+    for site, expected in zip(found.sites, reference.sites, strict=True):
+        assert (site.max, site.min) == pytest.approx((expected.max, expected.min), rel=1e-4)
+        assert site.peak == expected.peak  # positions count real tokens
+        assert site.count == expected.count
+        assert (site.sun is None) == (expected.sun is None)
+        if site.sun is not None and expected.sun is not None:
+            assert site.sun.model_dump() == pytest.approx(expected.sun.model_dump(), rel=1e-3)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_what_stands_in_padded_positions_changes_nothing(family: str, side: str) -> None:
+    model = tiny_model(family)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[510] = 1e4
+    clean, dirty = (measure(model, batches=[padded(SAMPLES, side, garbage)]) for garbage in (0, 510))
+    assert timeless(clean) == timeless(dirty)
+
+
+def test_a_batch_without_a_mask_is_all_real() -> None:
+    model = tiny_model()
+    batch = padded([SAMPLES[0], SAMPLES[0][::-1]])
+    assert timeless(measure(model, batches=[batch])) == timeless(measure(model, batches=[{"input_ids": batch["input_ids"]}]))
+
+
+# --- (d) The same again, and other batches.
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_the_same_batches_give_the_same_record(family: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny_model(family, dtype=torch.bfloat16)
+    first, second = (measure(model, tokenizer, "smoke", samples=6, max_length=24, batch_tokens=64) for _ in range(2))
+    assert timeless(first) == timeless(second)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_batches_move_a_bfloat16_peak_by_one_step_at_most(family: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny_model(family, dtype=torch.bfloat16)
+    small, large = (measure(model, tokenizer, "smoke", max_length=24, batch_tokens=size) for size in (64, 1024))
+    assert small.corpus == large.corpus
+    assert (small.environment.batch_tokens, large.environment.batch_tokens) == (64, 1024)
+    for one, other in zip(small.sites, large.sites, strict=True):
+        assert one.value == pytest.approx(other.value, rel=2**-7), one
+        assert (one.component, one.layer, one.count, one.nan, one.inf) == (
+            other.component,
+            other.layer,
+            other.count,
+            other.nan,
+            other.inf,
+        )
+
+
+# --- (e) Corpora, batches and where a peak is.
+
+
+def with_loud_token(token: int) -> Any:
+    """A model whose embedding peaks at one token, at feature 5, with a negative sign."""
+    model = tiny_model()
+    with torch.no_grad():
+        model.embed_tokens.weight[token, 5] = -1e4
+    return model
+
+
+def test_a_peak_names_sample_position_token_and_the_text_around(tokenizer: PreTrainedTokenizerFast) -> None:
+    text = "The quick brown fox jumps over the lazy dog, and then a zebra (striped) walks along the river bank."
+    encoded = tokenizer(text, return_offsets_mapping=True)
+    ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+    position = next(place for place, (start, _) in enumerate(offsets) if text[start] == "z" and ids.count(ids[place]) == 1)
+    start, end = offsets[position]
+    corpus = Corpus("two", (Sample("first", "x", text="Nothing loud."), Sample("second", "x", text=text)))
+
+    record = measure(with_loud_token(ids[position]), tokenizer, corpus)
+
+    embedding = site_of(record, "embedding")
+    assert (embedding.min, embedding.value) == (-1e4, 1e4)
+    assert embedding.peak is not None
+    assert embedding.peak.model_dump() == {
+        "feature": 5,
+        "sample": "second",
+        "position": position,
+        "token_id": ids[position],
+        "token": text[start:end],
+        "before": text[offsets[position - 12][0] : start][-24:],
+        "after": text[end : offsets[position + 12][1]][:24],
+    }
+    assert record.peak is not None
+    assert record.peak.signed == -record.peak.value
+
+
+def test_at_the_ends_of_a_sample_there_is_no_text_around(tokenizer: PreTrainedTokenizerFast) -> None:
+    corpus = Corpus("ids", (Sample("one", "x", input_ids=(40,)),))
+    peak = site_of(measure(tiny_model(), tokenizer, corpus), "embedding").peak
+    assert peak is not None
+    assert (peak.before, peak.token, peak.after) == ("", tokenizer.decode([40]), "")
+
+
+def test_samples_of_ready_batches_are_numbered_throughout(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = with_loud_token(511)
+    batches = [padded(SAMPLES[:2]), padded([[9, 9, 9], [9, 9, 511, 9]], "left")]
+    peak = site_of(measure(model, batches=batches), "embedding").peak
+    assert peak is not None
+    assert peak.model_dump() == {
+        "feature": 5,
+        "sample": "3",
+        "position": 2,
+        "token_id": 511,
+        "token": None,
+        "before": None,
+        "after": None,
+    }
+    decoded = site_of(measure(model, tokenizer, batches=batches), "embedding").peak
+    assert decoded is not None
+    assert decoded.token == tokenizer.decode([511])
+
+
+def test_samples_and_max_length_limit_what_runs(tokenizer: PreTrainedTokenizerFast) -> None:
+    core = load_corpus("core")
+    record = measure(tiny_model(), tokenizer, core, samples=5, max_length=7)
+    assert (record.corpus.samples, record.corpus.max_length, record.corpus.tokens) == (5, 7, 35)
+    assert record.corpus.digest == core.first(5).digest
+    assert record.corpus.categories == core.first(5).categories
+    assert {site.count for site in record.sites if site.component == "hidden"} == {35 * 32}
+    for site in record.sites:
+        assert site.peak is not None
+        assert site.peak.position is not None
+        assert site.peak.position < 7
+        assert site.peak.sample in [sample.id for sample in core.first(5).samples]
+
+
+def test_the_models_context_limits_samples_by_default(tokenizer: PreTrainedTokenizerFast) -> None:
+    corpus = Corpus("ids", (Sample("long", "x", input_ids=(7,) * (SIZES["max_position_embeddings"] + 9)),))
+    record = measure(tiny_model(), None, corpus)
+    assert record.corpus.max_length == record.corpus.tokens == SIZES["max_position_embeddings"]
+
+
+def test_special_tokens_are_put_around_texts_as_asked(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    tokenizer.chat_template = "{% for message in messages %}<bos><bos>{{ message.content }}<eos>{% endfor %}"
+    corpus = Corpus("texts", (Sample("a", "x", text="lava cools"), Sample("b", "x", text="crust")))
+    bare = measure(with_loud_token(1), tokenizer, corpus)
+    marked = measure(with_loud_token(1), tokenizer, corpus, special_tokens="tokenizer")
+    chat = measure(with_loud_token(2), tokenizer, corpus, special_tokens="chat")
+
+    assert [record.corpus.special_tokens for record in (bare, marked, chat)] == ["none", "tokenizer", "chat"]
+    assert marked.corpus.tokens == bare.corpus.tokens + 2
+    assert chat.corpus.tokens == bare.corpus.tokens + 6 + 2  # the tokenizer's own <bos> is added to the template's
+    assert site_of(bare, "embedding").value < 1e4
+    peak = site_of(marked, "embedding").peak
+    assert peak is not None
+    assert (peak.sample, peak.position, peak.token) == ("a", 0, "<bos>")
+    last = site_of(chat, "embedding").peak
+    assert last is not None
+    assert (last.sample, last.token, last.after) == ("a", "<eos>", "")
+
+
+def test_progress_counts_real_tokens_from_none_to_all() -> None:
+    reports: list[tuple[int, int]] = []
+    measure(tiny_model(), batches=[padded(SAMPLES[:2]), padded(SAMPLES[2:])], progress=lambda *report: reports.append(report))
+    assert reports == [(0, 15), (10, 15), (15, 15)]
+
+
+# --- (f) The model is left as it was.
+
+
+@pytest.mark.parametrize("failing_call", [None, 1, 2], ids=["success", "failure while probing", "failure in the run"])
+def test_the_model_is_left_as_it_was(failing_call: int | None) -> None:
+    model = tiny_model()
+    model.train()
+    model.layers[1].eval()
+    model.norm.eval()
+    model.layers[0].mlp.up_proj.weight.grad = torch.ones(48, 32)
+    training = [module.training for module in model.modules()]
+    weights = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    random_state = torch.get_rng_state()
+
+    if failing_call is None:
+        measure(model, batches=alone(SAMPLES))
+    else:
+        replace_forward(model.layers[2], breaks, from_call=failing_call)
+        with pytest.raises(RuntimeError, match="broken on purpose"):
+            measure(model, batches=alone(SAMPLES))
+
+    assert [module.training for module in model.modules()] == training
+    assert hooked(model) == []
+    assert torch.equal(torch.get_rng_state(), random_state)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, weights[name]), name
+        assert parameter.requires_grad, name
+        if name == "layers.0.mlp.up_proj.weight":
+            assert torch.equal(parameter.grad, torch.ones(48, 32))
+        else:
+            assert parameter.grad is None, name
+
+
+def test_dropout_is_off_although_the_model_trains() -> None:
+    model = tiny_model("gpt2", resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5)
+    reference = timeless(measure(model, batches=alone(SAMPLES)))
+    assert timeless(measure(model.train(), batches=alone(SAMPLES))) == reference
+
+
+# --- (g) What is not finite.
+
+
+def test_nan_weights_are_counted_and_m_comes_from_finite_values() -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.layers[2].mlp.down_proj.weight[4] = math.nan
+    batches = [padded(SAMPLES)]
+    record = measure(model, batches=batches)
+    seen = seen_by_hand(model, site_paths("llama"), batches)
+    for site, values in zip(record.sites, seen.values(), strict=True):
+        finite = values[values.isfinite()]
+        assert (site.nan, site.inf, site.count) == (int(values.isnan().sum()), 0, values.numel()), site
+        if len(finite):
+            assert (site.max, site.min) == (finite.max(), finite.min()), site
+    assert (site_of(record, "mlp", 2).nan, site_of(record, "mlp", 1).nan) == (15, 0)
+    norm = site_of(record, "final_norm")  # a norm spreads one NaN over its whole token
+    assert (norm.nan, norm.peak, norm.sun) == (15 * 32, None, None)
+    assert math.isnan(norm.value)
+    assert record.peak is not None
+    assert record.peak.value == max(float(values[values.isfinite()].abs().max()) for values in list(seen.values())[:-1])
+
+
+def test_infinite_weights_are_counted_apart_from_nan() -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.embed_tokens.weight[42, 7] = -math.inf
+    embedding = site_of(measure(model, batches=[padded(SAMPLES)]), "embedding")
+    assert (embedding.inf, embedding.nan) == (2, 0)
+    assert math.isfinite(embedding.value)
+
+
+def test_a_model_of_nothing_but_nan_has_no_peak() -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.embed_tokens.weight.fill_(math.nan)
+    record = measure(model, batches=[padded(SAMPLES)])
+    assert (record.peak, record.dominance, record.sun, record.trajectory) == (None, None, None, None)
+    for site in record.sites:
+        assert (site.nan, site.peak, site.sun) == (site.count, None, None)
+    assert Measurement.model_validate_json(record.dumps()).dumps() == record.dumps()
+
+
+# --- (h) What cannot be measured is an error.
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [[], [{"input_ids": torch.ones(2, 3, dtype=torch.int64), "attention_mask": torch.zeros(2, 3)}]],
+    ids=["no batches", "nothing but padding"],
+)
+def test_nothing_to_measure_is_an_error(batches: list[Batch]) -> None:
+    with pytest.raises(MeasurementError, match="there is nothing to measure: the corpus has no tokens"):
+        measure(tiny_model(), batches=batches)
+
+
+@pytest.mark.parametrize(
+    ("ids", "mask"), [((2, 3), (2, 4)), ((2, 3), (3,)), ((3,), (3,))], ids=["wider mask", "flat mask", "flat ids"]
+)
+def test_a_batch_of_the_wrong_shape_is_named(ids: tuple[int, ...], mask: tuple[int, ...]) -> None:
+    wrong = {"input_ids": torch.ones(ids, dtype=torch.int64), "attention_mask": torch.ones(mask)}
+    with pytest.raises(MeasurementError, match=r"batch 1: input_ids \(.*\) and attention_mask \(.*\) must be \[B, T\]"):
+        measure(tiny_model(), batches=[*alone(SAMPLES[:1]), wrong])
+
+
+@pytest.mark.parametrize("first_skip", [2, 3], ids=["first batch", "second batch"])
+def test_a_site_that_a_batch_does_not_reach_is_an_error(first_skip: int) -> None:
+    model = tiny_model()
+    replace_forward(model.layers[1], passes_on, from_call=first_skip)  # the first call is the probe's
+    with pytest.raises(MeasurementError, match=r"attention layer 1 \(layers.1.self_attn\) was not reached by a batch"):
+        measure(model, batches=alone(SAMPLES))
+
+
+def test_a_site_whose_rows_are_not_the_batchs_tokens_is_an_error() -> None:
+    model = tiny_model()
+    last = model.layers[2]
+    replace_forward(last, lambda hidden_states, **kwargs: last.mlp(hidden_states[:, 1:]), from_call=2)
+    with pytest.raises(MeasurementError, match=r"gate layer 2 holds \(1, 6, 48\): its rows are not the batch's tokens"):
+        measure(model, batches=alone(SAMPLES))
+
+
+def test_a_dtype_that_cannot_be_judged_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(ENCODINGS, torch.float32)
+    with pytest.raises(MeasurementError, match=r"embedding holds torch.float32, which is none of bfloat16, float16, float64"):
+        measure(tiny_model(), batches=alone(SAMPLES))
+
+
+# --- (i) What M is taken from.
+
+
+def test_router_logits_are_recorded_but_no_part_of_m() -> None:
+    model = tiny_model("mixtral")
+    quiet = measure(model, batches=alone(SAMPLES))
+    with torch.no_grad():
+        model.layers[2].mlp.gate.weight.mul_(1e5)
+    loud = measure(model, batches=alone(SAMPLES))
+    assert quiet.peak is not None
+    assert loud.peak is not None
+    router = site_of(loud, "router", 2)
+    assert router.value == pytest.approx(1e5 * site_of(quiet, "router", 2).value)
+    assert router.value > loud.peak.value
+    assert loud.peak.component != "router"
+    assert loud.dominance is not None
+    assert loud.dominance.component == loud.peak.component
+
+
+def silenced() -> Any:
+    """A model whose layers add nothing and whose final norm gives zero."""
+    model = tiny_model()
+    with torch.no_grad():
+        model.norm.weight.zero_()
+        for layer in model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.gate_proj.weight.mul_(1e-3)
+            layer.mlp.down_proj.weight.zero_()
+    return model
+
+
+def test_of_sites_that_tie_the_one_executed_first_holds_m() -> None:
+    model = silenced()
+    with torch.no_grad():
+        model.embed_tokens.weight[42, 3] = 500
+    peak = measure(model, batches=alone(SAMPLES)).peak
+    assert peak is not None
+    assert (peak.component, peak.layer, peak.value, peak.feature, peak.sample, peak.position) == (
+        "embedding",
+        None,
+        500,
+        3,
+        "2",
+        1,
+    )
+    assert peak.ties == [Site(component="hidden", layer=layer) for layer in range(3)]
+    assert peak.plateau == [0, 1, 2]
+
+
+def test_inside_a_layer_an_mlp_wins_a_tie_with_the_hidden_state() -> None:
+    model = silenced()
+    with torch.no_grad():
+        model.embed_tokens.weight[:, 3] = 0
+        model.layers[1].mlp.down_proj.weight[3] = 1e7
+        model.layers[2].mlp.down_proj.weight[3] = -1e5
+    record = measure(model, batches=alone(SAMPLES))
+    assert record.peak is not None
+    assert site_of(record, "mlp", 1).value == site_of(record, "hidden", 1).value
+    assert (record.peak.component, record.peak.layer, record.peak.feature) == ("mlp", 1, 3)
+    assert Site(component="hidden", layer=1) in record.peak.ties
+    assert record.dominance is not None
+    assert record.dominance.component == "mlp"
