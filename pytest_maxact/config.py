@@ -163,7 +163,7 @@ def _given(config: pytest.Config, option: Option) -> Any:
     value = config.getoption(option.dest)
     if option.flag:
         return value or (not option.action_only and bool(config.getini(option.dest)))
-    if not value and not option.action_only:
+    if value is None and not option.action_only:
         ini = config.getini(option.dest) or option.default
         value = [ini] if option.repeatable and ini else ini
     if option.choices and value not in option.choices:
@@ -175,7 +175,8 @@ def _whole(raw: dict[str, Any], name: str) -> int | None:
     text = raw[name]
     if text is None:
         return None
-    if not text.strip().isascii() or not text.strip().isdigit() or int(text) == 0:
+    digits = text.strip()
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 19 and int(digits)):
         raise SettingsError(f"--maxact-{name.replace('_', '-')}={text} is no whole number from 1")
     return int(text)
 

@@ -14,7 +14,7 @@ from pytest_maxact.checkpoint import Reference, find, has_tokenizer, load, load_
 from pytest_maxact.checks import Tolerance
 from pytest_maxact.config import Settings
 from pytest_maxact.corpus import Corpus, SpecialTokens, check_tokenizer, check_vocabulary, load_corpus
-from pytest_maxact.errors import BaselineError, SettingsError
+from pytest_maxact.errors import BaselineError, CheckpointError, SettingsError
 from pytest_maxact.record import Measurement
 from pytest_maxact.resources import data_folder
 from pytest_maxact.runner import Progress, measure
@@ -45,7 +45,12 @@ class Plan:
         if settings.samples is not None:
             corpus = corpus.first(settings.samples)
         reference = find(settings.model, trust_remote_code=settings.trust_remote_code)
-        check_vocabulary(corpus, int(reference.text_config.vocab_size))
+        vocabulary = getattr(reference.text_config, "vocab_size", None)
+        if vocabulary is None:
+            raise CheckpointError(
+                f"checkpoint {reference.id} has no vocabulary: {reference.config.model_type} is no language model"
+            )
+        check_vocabulary(corpus, int(vocabulary))
         if settings.special_tokens == "chat" or not has_tokenizer(reference):  # else reading it can wait
             check_tokenizer(corpus, load_tokenizer(reference), cast(SpecialTokens, settings.special_tokens))
         return cls(

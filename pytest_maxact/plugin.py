@@ -72,10 +72,11 @@ class Active:
             folder, command = Path(worker["maxact_folder"]), tuple(worker["maxact_command"])
         self.session: Session = Session(config, settings, plan, folder, command)
 
-    def pytest_report_header(self) -> str:
-        """Say what will be measured and what it is compared with."""
+    def pytest_report_header(self) -> str | list[str]:
+        """Say what will be measured and what it is compared with; a worker, whose header nobody sees, has no plan yet."""
         plan = self.session.plan
-        assert plan is not None  # only the controller has a header
+        if plan is None:
+            return []
         source = plan.stored.source or ("not there yet" if plan.stored.wanted else "none")
         return f"maxact: {plan.reference.id}, corpus {plan.corpus.id}, baseline {source}"
 

@@ -6,10 +6,8 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import psutil
 import torch
 import transformers
@@ -17,14 +15,13 @@ from torch import nn
 
 from pytest_maxact import outcome
 from pytest_maxact.anatomy import Anatomy, Placement, find_sites, hooks, tensor_of, text_config
+from pytest_maxact.batching import Batch, Texts, from_batches, from_corpus
 from pytest_maxact.checkpoint import Checkpoint
-from pytest_maxact.corpus import Corpus, SpecialTokens, TokenSequence, check_vocabulary, deal, load_corpus, tokenize
+from pytest_maxact.corpus import Corpus, SpecialTokens, load_corpus
 from pytest_maxact.errors import MeasurementError
 from pytest_maxact.record import (
     WITH_SUN,
-    CorpusFacts,
     Environment,
-    Location,
     Measurement,
     Model,
     SiteFigures,
@@ -35,28 +32,12 @@ from pytest_maxact.reducers.kernels.eager import scan
 from pytest_maxact.reducers.rows import ENCODINGS, Rows, Scan
 from pytest_maxact.reducers.sun import Sun
 
-DEFAULT_MAX_LENGTH = 4096
 # More tokens a forward gain nothing beyond these; less memory than they need halves them.
 CPU_BATCH_TOKENS = 4096
 GPU_BATCH_TOKENS = 16384
 LEAST_BATCH_TOKENS = 512
-CONTEXT_CHARACTERS = 24
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Token ids [B, T], a mask of the real ones, and where each comes from; all on the host."""
-
-    ids: torch.Tensor
-    mask: torch.Tensor
-    sample: np.ndarray[Any, np.dtype[np.int64]]
-    position: np.ndarray[Any, np.dtype[np.int64]]
-
-    @property
-    def tokens(self) -> int:
-        return int(self.mask.sum())
 
 
 def measure(
@@ -97,45 +78,21 @@ def measure(
     with _observing(model), torch.inference_mode():
         anatomy = find_sites(model)
         device = next(anatomy.core.parameters()).device
-        config = text_config(anatomy.core)
         if batches is None:
             chosen = load_corpus(corpus) if isinstance(corpus, str) else corpus
             chosen = chosen if samples is None else chosen.first(samples)
-            check_vocabulary(chosen, int(config.vocab_size))
-            context = getattr(config, "max_position_embeddings", None) or DEFAULT_MAX_LENGTH
-            max_length = max_length or min(DEFAULT_MAX_LENGTH, int(context))
+            config = text_config(anatomy.core)
             batch_tokens = batch_tokens or _batch_tokens(config, device)
-            sequences = tokenize(chosen, tokenizer, special_tokens, max_length)
-            ready = [_padded(batch) for batch in deal(sequences, batch_tokens)]
-            names = [sample.id for sample in chosen.samples]
-            facts = CorpusFacts(
-                id=chosen.id,
-                digest=chosen.digest,
-                samples=len(names),
-                tokens=sum(batch.tokens for batch in ready),
-                categories=chosen.categories,
-                max_length=max_length,
-                special_tokens=special_tokens,
-            )
+            work = from_corpus(chosen, tokenizer, config, max_length, special_tokens, batch_tokens)
         else:
-            ready = list(_numbered(batches))
-            names = [str(number) for number in range(sum(len(batch.ids) for batch in ready))]
-            facts = CorpusFacts(
-                id="batches",
-                digest=None,
-                samples=len(names),
-                tokens=sum(batch.tokens for batch in ready),
-                categories={},
-                max_length=None,
-                special_tokens="none",
-            )
+            work = from_batches(batches)
         observer = _Observer(anatomy)
-        seconds = _run(observer, ready, device, progress)
-    texts = _Texts(ready, names, tokenizer)
+        seconds = _run(observer, work.batches, device, progress)
+    texts = Texts(work, tokenizer)
     sites = [observer.figures(placement, texts) for placement in anatomy.placements]
     return Measurement(
         model=_describe(anatomy, model, checkpoint),
-        corpus=facts,
+        corpus=work.facts,
         environment=Environment(
             python=platform.python_version(),
             torch=torch.__version__,
@@ -151,7 +108,7 @@ def measure(
         trajectory=outcome.trajectory(sites),
         sites=sites,
         notes=[*anatomy.notes, *_slow_cpu(anatomy.core, device)],
-        timing=Timing(seconds=seconds, tokens_per_s=facts.tokens / seconds),
+        timing=Timing(seconds=seconds, tokens_per_s=work.facts.tokens / seconds),
     )
 
 
@@ -170,30 +127,22 @@ class _Observer:
         with hooks({placement.module: self._hook(placement) for placement in self.anatomy.placements}):
             yield
 
-    def forward(self, batch: _Batch, device: torch.device) -> None:
-        rank = np.full(batch.mask.numel(), -1, dtype=np.int64)
-        real = np.flatnonzero(batch.mask.reshape(-1).numpy())
-        by_token = real[np.lexsort((batch.position[real], batch.sample[real]))]
-        rank[by_token] = np.arange(len(by_token))
-        self._order = torch.from_numpy(rank).to(device)
+    def forward(self, batch: Batch, device: torch.device) -> None:
+        self._order = batch.order.to(device)
         self._scans = {}
-        inputs = {"input_ids": batch.ids.to(device), "attention_mask": batch.mask.to(device)}
-        if not bool(batch.mask[:, 0].all()):  # left padding: positions count real tokens
-            inputs["position_ids"] = (batch.mask.cumsum(-1) - 1).clamp(min=0).to(device)
-        self.anatomy.core(**inputs, use_cache=False)
+        self.anatomy.core(**batch.inputs(device), use_cache=False)
 
-    def take(self, batch: _Batch) -> None:
-        real = batch.mask.reshape(-1).numpy().astype(bool)
+    def take(self, batch: Batch) -> None:
         for placement in self.anatomy.placements:
             if placement not in self._scans:
                 raise MeasurementError(f"{placement.site} ({placement.name}) was not reached by a batch: its peak is unknown")
-            rows = Rows.from_scan(self._scans[placement], real, batch.sample, batch.position)
+            rows = Rows.from_scan(self._scans[placement], batch.real, batch.sample, batch.position)
             self.extrema[placement] = self.extrema[placement].update(rows)
             if placement in self.sun:
                 self.sun[placement] = self.sun[placement].update(rows)
         self._scans = {}
 
-    def figures(self, placement: Placement, texts: _Texts) -> SiteFigures:
+    def figures(self, placement: Placement, texts: Texts) -> SiteFigures:
         found = self.extrema[placement].finish()
         sun = self.sun[placement].finish() if placement in self.sun else None
         return SiteFigures(
@@ -216,6 +165,8 @@ class _Observer:
             if activations.dtype not in ENCODINGS:
                 known = ", ".join(str(dtype).removeprefix("torch.") for dtype in ENCODINGS)
                 raise MeasurementError(f"{placement.site} holds {activations.dtype}, which is none of {known}")
+            if placement in self._scans:
+                raise MeasurementError(f"{placement.site} ({placement.name}) ran more than once in a batch")
             order = self._order.to(activations.device)
             if activations.numel() // activations.shape[-1] != len(order):
                 raise MeasurementError(
@@ -226,7 +177,7 @@ class _Observer:
         return observe
 
 
-def _run(observer: _Observer, batches: list[_Batch], device: torch.device, progress: Progress | None) -> float:
+def _run(observer: _Observer, batches: list[Batch], device: torch.device, progress: Progress | None) -> float:
     """Seconds of the forwards and their reductions."""
     total = sum(batch.tokens for batch in batches)
     if not total:
@@ -268,64 +219,6 @@ def _observing(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def _padded(sequences: list[TokenSequence]) -> _Batch:
-    """Right padding; the padded id is 0, which no real token's activations depend on."""
-    longest = max(len(sequence.ids) for sequence in sequences)
-    ids = torch.zeros((len(sequences), longest), dtype=torch.int64)
-    mask = torch.zeros_like(ids)
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
-        mask[row, : len(sequence.ids)] = 1
-    return _batch(ids, mask, np.array([sequence.index for sequence in sequences]))
-
-
-def _numbered(batches: Iterable[Mapping[str, torch.Tensor]]) -> Iterator[_Batch]:
-    first = 0
-    for number, given in enumerate(batches):
-        ids = given["input_ids"].cpu()
-        mask = given.get("attention_mask", torch.ones_like(ids)).cpu().to(torch.int64)
-        if ids.ndim != 2 or ids.shape != mask.shape:
-            raise MeasurementError(
-                f"batch {number}: input_ids {tuple(ids.shape)} and attention_mask {tuple(mask.shape)} must be [B, T]"
-            )
-        yield _batch(ids, mask, np.arange(first, first + len(ids)))
-        first += len(ids)
-
-
-def _batch(ids: torch.Tensor, mask: torch.Tensor, samples: np.ndarray[Any, np.dtype[np.int64]]) -> _Batch:
-    position = (mask.cumsum(-1) - 1).clamp(min=0).reshape(-1).numpy()
-    return _Batch(ids, mask, np.repeat(samples, ids.shape[1]), position)
-
-
-class _Texts:
-    """Finds the token of a place again, and decodes it with what stands around it."""
-
-    def __init__(self, batches: list[_Batch], names: list[str], tokenizer: Any) -> None:
-        self.names = names
-        self.tokenizer = tokenizer
-        self.ids: dict[int, list[int]] = {}
-        for batch in batches:
-            for row, sample in enumerate(batch.sample.reshape(batch.ids.shape)[:, 0]):
-                self.ids[int(sample)] = batch.ids[row][batch.mask[row].bool()].tolist()
-
-    def location(self, sample: int, position: int, feature: int) -> Location:
-        ids = self.ids[sample]
-        token = before = after = None
-        if self.tokenizer is not None:
-            token = self.tokenizer.decode([ids[position]])
-            before = self.tokenizer.decode(ids[max(0, position - 12) : position])[-CONTEXT_CHARACTERS:]
-            after = self.tokenizer.decode(ids[position + 1 : position + 13])[:CONTEXT_CHARACTERS]
-        return Location(
-            feature=feature,
-            sample=self.names[sample],
-            position=position,
-            token_id=ids[position],
-            token=token,
-            before=before,
-            after=after,
-        )
 
 
 def _describe(anatomy: Anatomy, model: nn.Module, checkpoint: Checkpoint | None) -> Model:

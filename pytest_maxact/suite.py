@@ -85,7 +85,8 @@ class Session:
 
     def accept_command(self) -> str:
         """The command that makes the measurement the baseline."""
-        return shlex.join(["pytest", *self.command, "--maxact-update"])
+        kept = [argument for argument in self.command if argument != "--maxact-update-new"]  # it excludes --maxact-update
+        return shlex.join(["pytest", *kept, "--maxact-update"])
 
     @property
     def _kept(self) -> Path:
@@ -167,6 +168,9 @@ class CheckItem(pytest.Item):
         verdict = self._verdict(result.measurement, result)
         if verdict.value is not None:
             self.user_properties.append((f"maxact.{self.name}", verdict.value))
+        if result.error is not None:  # measured, but the record or the baseline could not be written
+            told = self._lines(verdict, result) if self.name == "finite" and verdict.failed else []
+            pytest.fail("\n".join([*told, result.error]), pytrace=False)
         if verdict.outcome == "skipped":
             pytest.skip(verdict.summary)
         if verdict.failed:
@@ -190,6 +194,6 @@ class CheckItem(pytest.Item):
                 f"  write it:  {self.maxact.accept_command()}",
                 "  or only measure:  --maxact-baseline=none",
             ]
-        if self.name != "finite":
+        if self.name != "finite" and result.baseline is not None:
             lines.append(f"  to accept the change:  {self.maxact.accept_command()}")
         return lines

@@ -1,4 +1,4 @@
-"""The figures of a run are what the model computed: against hooks written by hand, whatever the batches, nothing left behind."""
+"""A run must report what the model computed, against hooks written by hand, however batched, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ from tests.conftest import FAMILIES, SIZES, breaks, hooked, passes_on, replace_f
 
 Batch = dict[str, torch.Tensor]
 SAMPLES = [[17, 30, 401, 8, 99, 250, 3], [77, 5, 12], [300, 42, 42, 19, 511]]
-DTYPES = [torch.float32, torch.bfloat16]
-every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
 
 
 def padded(samples: list[list[int]], side: str = "right", garbage: int = 0) -> Batch:
@@ -78,7 +76,7 @@ def seen_by_hand(model: nn.Module, paths: Mapping[Any, str], batches: Iterable[B
 PLACES = [(str(sample), position, token) for sample, ids in enumerate(SAMPLES) for position, token in enumerate(ids)]
 
 
-@every_dtype
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_site_holds_to_the_bit_what_hooks_written_by_hand_see(family: str, dtype: torch.dtype) -> None:
     model = tiny_model(family, dtype=dtype)
@@ -88,7 +86,7 @@ def test_every_site_holds_to_the_bit_what_hooks_written_by_hand_see(family: str,
 
     assert [(site.component, site.layer) for site in record.sites] == list(seen)
     for site, values in zip(record.sites, seen.values(), strict=True):
-        assert (site.max, site.min) == (values.max(), values.min()), site
+        assert (site.max, site.min) == (values.max().item(), values.min().item()), site
         assert (site.count, site.nan, site.inf) == (values.numel(), 0, 0), site
         place = int(values.abs().flatten().argmax())  # the first of equals
         sample, position, token = PLACES[place // values.shape[1]]
@@ -299,7 +297,7 @@ def test_special_tokens_are_put_around_texts_as_asked(tokenizer: PreTrainedToken
 
     assert [record.corpus.special_tokens for record in (bare, marked, chat)] == ["none", "tokenizer", "chat"]
     assert marked.corpus.tokens == bare.corpus.tokens + 2
-    assert chat.corpus.tokens == bare.corpus.tokens + 6 + 2  # the tokenizer's own <bos> is added to the template's
+    assert chat.corpus.tokens == bare.corpus.tokens + 6  # a template brings all its special tokens itself
     assert site_of(bare, "embedding").value < 1e4
     peak = site_of(marked, "embedding").peak
     assert peak is not None
@@ -368,7 +366,7 @@ def test_nan_weights_are_counted_and_m_comes_from_finite_values() -> None:
         finite = values[values.isfinite()]
         assert (site.nan, site.inf, site.count) == (int(values.isnan().sum()), 0, values.numel()), site
         if len(finite):
-            assert (site.max, site.min) == (finite.max(), finite.min()), site
+            assert (site.max, site.min) == (finite.max().item(), finite.min().item()), site
     assert (site_of(record, "mlp", 2).nan, site_of(record, "mlp", 1).nan) == (15, 0)
     norm = site_of(record, "final_norm")  # a norm spreads one NaN over its whole token
     assert (norm.nan, norm.peak, norm.sun) == (15 * 32, None, None)
@@ -495,11 +493,9 @@ def test_inside_a_layer_an_mlp_wins_a_tie_with_the_hidden_state() -> None:
     with torch.no_grad():
         model.embed_tokens.weight[:, 3] = 0
         model.layers[1].mlp.down_proj.weight[3] = 1e7
-        model.layers[2].mlp.down_proj.weight[3] = -1e5
     record = measure(model, batches=alone(SAMPLES))
     assert record.peak is not None
-    assert site_of(record, "mlp", 1).value == site_of(record, "hidden", 1).value
     assert (record.peak.component, record.peak.layer, record.peak.feature) == ("mlp", 1, 3)
-    assert Site(component="hidden", layer=1) in record.peak.ties
+    assert record.peak.ties == [Site(component="hidden", layer=1), Site(component="hidden", layer=2)]
     assert record.dominance is not None
     assert record.dominance.component == "mlp"

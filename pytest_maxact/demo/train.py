@@ -1,17 +1,33 @@
-"""Train the two demo checkpoints: `python -m pytest_maxact.demo.train OUTPUT_FOLDER`.
+"""Train the two demo checkpoints: `python -m pytest_maxact.demo.train OUTPUT_FOLDER`, 3 to 4 minutes on a CPU.
 
 `demo` is a Llama of 763,104 parameters, trained from scratch on the bundled corpus `core`. `demo-blowup` is the same
-run, gone on with for 200 steps after a mistake that people make: a short second stage that trains only the MLPs of the
-last two layers (the rest is frozen, as in cheap fine-tuning) was meant to run at a learning rate of 5e-4, where the first
+run, continued for 200 steps after a mistake that people make. A second stage trains only the MLPs of the last two
+layers (the rest is frozen, as in cheap fine-tuning). It was meant to run at a learning rate of 5e-4, where the first
 stage had ended, and was started at 5e-2. Nothing softened the first steps: the optimizer's state was not carried over,
 and there was neither warm-up nor gradient clipping. No weight is edited by hand.
 
-The loss jumps, then comes back to almost where it was. The activations do not come back.
+The loss jumps, then comes back to within 8% of what it was. The activations stay ten times as large. Peaks in bfloat16,
+over the corpus's 33,669 tokens (samples cut at 512) without special tokens. Losses, and all of the last column, are in
+float32 arithmetic. That column is a control that this script does not train: the second stage at the 5e-4 that was
+meant, started from the saved `demo`, with batches of another seed.
 
-FIGURES
+                                    demo    demo-blowup    control
+    mean next-token loss           3.099          3.345      3.064
+    M                               24.5          239.0       24.5
+    held by hidden layer               4              5          4
+    hidden peak, layers 0 to 3     at most 21.9, the same in all
+    hidden peak, layer 4            24.5          236.0       24.5
+    hidden peak, layer 5            23.9          239.0       23.2
+    mlp peak, layer 4                9.3          227.0        9.4    the origin: 25 times
+    mlp peak, layer 5               11.1           94.5       10.6
+    gate peak, layers 4 and 5   5.9, 6.3     14.4, 15.4   5.9, 6.4
 
-The arithmetic runs on one thread, so the bytes do not depend on the number of cores. Two runs on one machine give the same
-files; another processor or another release of torch may round differently, and then both checkpoints differ a little.
+On the way, the loss stood at 4.67 after the second stage's first step, and M at 588 after 50 steps. Not every blow-up
+makes massive activations in the sense of Sun et al.: here whole tokens grow, and no feature stands out from the others
+of its token (at layers 4 and 5 the largest ratio to the token's median is 9.3 and 10.7 before, 8.0 and 8.4 after).
+
+The arithmetic runs on one thread, so the bytes do not depend on the number of cores. Repeated runs on one machine give
+the same files; another processor or another release of torch may round differently, and then both checkpoints differ.
 """
 
 from __future__ import annotations

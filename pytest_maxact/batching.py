@@ -1,0 +1,171 @@
+"""What a run feeds to the model, as tensors: a corpus in padded batches, or batches that came ready."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pytest_maxact.corpus import Corpus, SpecialTokens, TokenSequence, check_vocabulary, deal, tokenize
+from pytest_maxact.errors import MeasurementError
+from pytest_maxact.record import CorpusFacts, Location
+from pytest_maxact.reducers.rows import Ints
+
+DEFAULT_MAX_LENGTH = 4096
+CONTEXT_CHARACTERS = 24
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids [B, T] and a mask of the real ones, all on the host.
+
+    sample, position: int64 [B * T], the sample index of each token and its place among the sample's real tokens.
+    """
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    sample: Ints
+    position: Ints
+
+    @property
+    def real(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Shape [B * T], False for padding."""
+        return self.mask.reshape(-1).numpy().astype(bool)
+
+    @property
+    def order(self) -> torch.Tensor:
+        """int64 [B * T], the rank of each token by (sample, position); -1 for padding."""
+        real = np.flatnonzero(self.real)
+        rank = np.full(self.mask.numel(), -1, dtype=np.int64)
+        rank[real[np.lexsort((self.position[real], self.sample[real]))]] = np.arange(len(real))
+        return torch.from_numpy(rank)
+
+    def inputs(self, device: torch.device) -> dict[str, torch.Tensor]:
+        """What the model's forward takes. Left padding brings its own positions, which count real tokens."""
+        inputs = {"input_ids": self.ids.to(device), "attention_mask": self.mask.to(device)}
+        if not bool(self.mask[:, 0].all()):
+            inputs["position_ids"] = (self.mask.cumsum(-1) - 1).clamp(min=0).to(device)
+        return inputs
+
+    @property
+    def tokens(self) -> int:
+        """How many real tokens the batch holds."""
+        return int(self.mask.sum())
+
+
+@dataclass(frozen=True)
+class Work:
+    """The batches of a run; `names` are the sample ids by sample index."""
+
+    batches: list[Batch]
+    names: list[str]
+    facts: CorpusFacts
+
+
+def from_corpus(
+    corpus: Corpus, tokenizer: Any, config: Any, max_length: int | None, special_tokens: SpecialTokens, batch_tokens: int
+) -> Work:
+    """A corpus as padded batches.
+
+    Raises:
+        CorpusError: where corpus, tokenizer and model do not fit together.
+
+    """
+    check_vocabulary(corpus, int(config.vocab_size))
+    context = int(getattr(config, "max_position_embeddings", None) or DEFAULT_MAX_LENGTH)
+    max_length = max_length or min(DEFAULT_MAX_LENGTH, context)
+    sequences = tokenize(corpus, tokenizer, special_tokens, max_length)
+    batches = [_padded(batch) for batch in deal(sequences, batch_tokens)]
+    facts = CorpusFacts(
+        id=corpus.id,
+        digest=corpus.digest,
+        samples=len(corpus.samples),
+        tokens=sum(batch.tokens for batch in batches),
+        categories=corpus.categories,
+        max_length=max_length,
+        special_tokens=special_tokens,
+    )
+    return Work(batches, [sample.id for sample in corpus.samples], facts)
+
+
+def from_batches(given: Iterable[Mapping[str, torch.Tensor]]) -> Work:
+    """Ready batches; of each only `input_ids` and `attention_mask` are used.
+
+    Raises:
+        MeasurementError: where they are not [B, T] both.
+
+    """
+    batches = list(_numbered(given))
+    names = [str(number) for number in range(sum(len(batch.ids) for batch in batches))]
+    facts = CorpusFacts(
+        id="batches",
+        digest=None,
+        samples=len(names),
+        tokens=sum(batch.tokens for batch in batches),
+        categories={},
+        max_length=None,
+        special_tokens="none",
+    )
+    return Work(batches, names, facts)
+
+
+def _padded(sequences: list[TokenSequence]) -> Batch:
+    """Right padding; the padded id is 0, which no real token's activations depend on."""
+    longest = max(len(sequence.ids) for sequence in sequences)
+    ids = torch.zeros((len(sequences), longest), dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
+        mask[row, : len(sequence.ids)] = 1
+    return _batch(ids, mask, np.array([sequence.index for sequence in sequences]))
+
+
+def _numbered(batches: Iterable[Mapping[str, torch.Tensor]]) -> Iterator[Batch]:
+    first = 0
+    for number, given in enumerate(batches):
+        ids = given["input_ids"].cpu()
+        mask = given.get("attention_mask", torch.ones_like(ids)).cpu().to(torch.int64)
+        if ids.ndim != 2 or ids.shape != mask.shape:
+            raise MeasurementError(
+                f"batch {number}: input_ids {tuple(ids.shape)} and attention_mask {tuple(mask.shape)} must be [B, T]"
+            )
+        yield _batch(ids, mask, np.arange(first, first + len(ids)))
+        first += len(ids)
+
+
+def _batch(ids: torch.Tensor, mask: torch.Tensor, samples: Ints) -> Batch:
+    position = (mask.cumsum(-1) - 1).clamp(min=0).reshape(-1).numpy()
+    return Batch(ids, mask, np.repeat(samples, ids.shape[1]), position)
+
+
+class Texts:
+    """Finds the token of a place again, and decodes it with what stands around it."""
+
+    def __init__(self, work: Work, tokenizer: Any) -> None:
+        self.names = work.names
+        self.tokenizer = tokenizer
+        self.ids: dict[int, list[int]] = {}
+        for batch in work.batches:
+            for row, sample in enumerate(batch.sample.reshape(batch.ids.shape)[:, 0]):
+                self.ids[int(sample)] = batch.ids[row][batch.mask[row].bool()].tolist()
+
+    def location(self, sample: int, position: int, feature: int) -> Location:
+        """The record of a place, by sample index, position and feature."""
+        ids = self.ids[sample]
+        token = before = after = None
+        if self.tokenizer is not None:
+            token = self.tokenizer.decode([ids[position]])
+            before = self.tokenizer.decode(ids[max(0, position - 12) : position])[-CONTEXT_CHARACTERS:]
+            after = self.tokenizer.decode(ids[position + 1 : position + 13])[:CONTEXT_CHARACTERS]
+        return Location(
+            feature=feature,
+            sample=self.names[sample],
+            position=position,
+            token_id=ids[position],
+            token=token,
+            before=before,
+            after=after,
+        )
