@@ -168,7 +168,7 @@ def resolve_device(name: str) -> torch.device:
         if device.type == "meta":
             raise RuntimeError("it holds no values")
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as cause:
+    except (RuntimeError, AssertionError, ImportError) as cause:
         reason = str(cause).splitlines()[0]
         raise SettingsError(f"--maxact-device={name} cannot be used here ({reason}): try auto or cpu") from None
     return device
@@ -248,12 +248,13 @@ def _config(folder: Path, name: str, trust_remote_code: bool) -> Any:
         )
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
-        own_code = sorted(set(raw.get("auto_map", {}).values())) if raw.get("model_type") not in CONFIG_MAPPING else []
+        known = raw.get("model_type") in CONFIG_MAPPING
+        own_code = [] if known else sorted({str(code) for code in raw.get("auto_map", {}).values()})
     except (OSError, UnicodeDecodeError, ValueError, AttributeError, TypeError) as cause:
         raise CheckpointError(f"{file} is not a model's config: {cause}") from None
     if own_code and not trust_remote_code:
         raise CheckpointError(
-            f"checkpoint {name} needs Python code of its own ({', '.join(map(str, own_code))}): read that code, and where you "
+            f"checkpoint {name} needs Python code of its own ({', '.join(own_code)}): read that code, and where you "
             "trust it add --maxact-trust-remote-code"
         )
     try:
@@ -314,7 +315,8 @@ def _check_safetensors(file: Path, name: str) -> None:
 def _load_model(reference: Reference, dtype: str) -> tuple[Any, Any]:
     import transformers
 
-    options: dict[str, Any] = {"dtype": "auto" if dtype == "auto" else getattr(torch, dtype)}
+    # Weights of another shape are told to us, and refused with those that are missing.
+    options: dict[str, Any] = {"dtype": "auto" if dtype == "auto" else getattr(torch, dtype), "ignore_mismatched_sizes": True}
     if reference.gguf is not None:
         options |= {"gguf_file": reference.gguf}
         if dtype == "auto":

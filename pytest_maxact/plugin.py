@@ -27,6 +27,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Where a model is named, find out all that is wrong (exit status 4), then join the session."""
     config.addinivalue_line("markers", "maxact: the built-in checks of a checkpoint's maximum activations")
+    if config.option.help or config.option.markers:  # these configure too, and run nothing
+        return
     try:
         settings = Settings.from_pytest(config)
         if settings is not None:
@@ -77,7 +79,11 @@ class Active:
         plan = self.session.plan
         if plan is None:
             return []
-        source = plan.stored.source or ("not there yet" if plan.stored.wanted else "none")
+        source: Path | str | None = plan.stored.source
+        if source is None:
+            source = "not there yet" if plan.stored.wanted else "none"
+        elif Path(source).is_relative_to(self.config.rootpath):
+            source = Path(source).relative_to(self.config.rootpath)
         return f"maxact: {plan.reference.id}, corpus {plan.corpus.id}, baseline {source}"
 
     @pytest.hookimpl(optionalhook=True)

@@ -292,7 +292,9 @@ def test_the_old_layer_on_the_new_plateau_is_no_move() -> None:
 def test_the_new_layer_on_the_old_plateau_is_no_move() -> None:
     baseline = stored(sites=model(hidden_2=993.0))
     assert baseline.peak.plateau == [1, 2]
-    assert run("location", model(1000.0, layer=2), baseline).outcome == "passed"
+    bare = baseline.model_copy(update={"sites": []})  # not by way of the sites, which tie
+    assert run("location", model(1000.0, layer=2), bare).outcome == "passed"
+    assert run("location", model(1000.0, layer=0), bare).outcome == "failed"
 
 
 def test_a_baseline_without_a_plateau_is_judged_by_its_sites() -> None:

@@ -351,7 +351,7 @@ def test_options_that_exclude_each_other_are_refused(project: Project) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-@pytest.mark.parametrize("device", ["cuda", "cuda:1", "nonsense", "cpu:x", "xpu", "meta"])
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "nonsense", "cpu:x", "xpu", "hpu", "meta"])
 def test_a_device_that_cannot_be_used_is_refused(project: Project, device: str) -> None:
     assert project.problem(f"--maxact-device={device}").startswith(f"--maxact-device={device} cannot be used here (")
 
@@ -397,6 +397,16 @@ def test_naming_the_suite_without_a_model_is_status_4(project: Project, argument
     result = project.pytester.runpytest_inprocess(argument)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: the built-in checks need a checkpoint: add --maxact-model=ID"])
+
+
+@pytest.mark.parametrize("option", ["--help", "--markers"])
+def test_help_is_given_even_where_the_ini_file_names_what_is_not_there(project: Project, option: str) -> None:
+    project.pytester.makeini("[pytest]\nmaxact_model = /no/such/folder\n")
+    result = project.pytester.runpytest_inprocess(option)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        ["*--maxact-corpus=NAME*" if option == "--help" else "@pytest.mark.maxact: the built-in checks*"]
+    )
 
 
 def test_a_refusal_in_a_process_of_its_own_shows_no_traceback(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -667,6 +677,18 @@ def test_a_measurement_that_breaks_fails_every_check_with_the_reason_and_writes_
         assert "checkpoint lacking lacks 1 weights of its architecture (the first: layers.1.mlp.down_proj.weight)" in text
         assert len(text.splitlines()) == 1
     assert left_behind(project) == []
+
+
+def test_weights_of_another_shape_are_refused_by_name(project: Project, copy: Callable[[str], Path]) -> None:
+    other = copy("other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
+    result = project.pytest(f"--maxact-model={other}")
+    assert result.ret == 1
+    text = project.last.texts["maxact::finite"]
+    assert "checkpoint other lacks 9 weights of its architecture (the first: ('layers.0.mlp.down_proj.weight', " in text
+    assert len(text.splitlines()) == 1
+    assert "REPORT" not in result.stdout.str() + result.stderr.str()
 
 
 def test_an_unexpected_error_is_told_with_its_traceback_and_not_repeated(

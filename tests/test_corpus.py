@@ -109,6 +109,8 @@ def test_the_first_samples_are_these_by_hand() -> None:
     corpus = corpus_of(["a", "a", "a", "a", "b", "b"])
     orders = [[sample.id for sample in corpus.first(count).samples] for count in range(1, 6)]
     assert orders == [["0"], ["0", "4"], ["0", "1", "4"], ["0", "1", "2", "4"], ["0", "1", "2", "4", "5"]]
+    # The only b stands half way, before the third a.
+    assert [sample.id for sample in corpus_of(["a", "a", "a", "a", "b"]).first(3).samples] == ["0", "1", "4"]
 
 
 def test_more_samples_than_there_are_is_an_error_with_both_numbers() -> None:

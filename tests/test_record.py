@@ -284,6 +284,7 @@ def change(data: Any, *path: str | int, to: Any = None, drop: bool = False) -> A
         ),
         (lambda d: change(d, "schema", to="maxact/baseline@2"), "it is newer than this pytest-maxact: upgrade with `pip"),
         (lambda d: change(d, "schema", to="maxact/baseline@10"), "it is newer than this pytest-maxact"),
+        (lambda d: change(d, "schema", to="maxact/baseline@01"), "expected 'maxact/baseline@1'$"),
         (lambda d: change(d, "schema", to="maxact/baseline@²"), "expected 'maxact/baseline@1'$"),
         (lambda d: change(d, "schema", to="maxact/baseline@" + "9" * 5000), "expected 'maxact/baseline@1'$"),
         (lambda d: change(d, "schema", to=["\n"]), "has schema .*expected 'maxact/baseline@1'$"),

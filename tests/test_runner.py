@@ -170,6 +170,35 @@ def test_what_stands_in_padded_positions_changes_nothing(family: str, side: str)
     assert timeless(clean) == timeless(dirty)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_model_is_told_which_tokens_are_padding_and_where_left_padded_ones_stand(side: str) -> None:
+    model = tiny_model()
+    given: list[dict[str, Any]] = []
+    model.register_forward_pre_hook(lambda module, args, kwargs: given.append(kwargs), with_kwargs=True)
+    measure(model, batches=[padded(SAMPLES, side)])
+    _probe, inputs = given
+    assert torch.equal(inputs["attention_mask"], padded(SAMPLES, side)["attention_mask"])
+    if side == "left":
+        assert [row[-len(ids) :] for row, ids in zip(inputs["position_ids"].tolist(), SAMPLES, strict=True)] == [
+            list(range(len(ids))) for ids in SAMPLES
+        ]
+
+
+def test_a_ragged_corpus_in_batches_gives_the_figures_of_each_sample_alone() -> None:
+    model = tiny_model()
+    corpus = Corpus("ragged", tuple(Sample(f"s{n}", "x", input_ids=tuple(ids)) for n, ids in enumerate(SAMPLES)))
+    reference = measure(model, batches=alone(SAMPLES))
+    for batch_tokens in (1, 10, 100):
+        found = measure(model, corpus=corpus, batch_tokens=batch_tokens)
+        assert found.corpus.tokens == 15
+        for site, expected in zip(found.sites, reference.sites, strict=True):
+            assert (site.max, site.min) == pytest.approx((expected.max, expected.min), rel=1e-4)
+            assert site.count == expected.count
+            assert site.peak is not None
+            assert expected.peak is not None
+            assert site.peak == expected.peak.model_copy(update={"sample": f"s{expected.peak.sample}"})
+
+
 def test_a_batch_without_a_mask_is_all_real() -> None:
     model = tiny_model()
     batch = padded([SAMPLES[0], SAMPLES[0][::-1]])
@@ -179,28 +208,32 @@ def test_a_batch_without_a_mask_is_all_real() -> None:
 # --- (d) The same again, and other batches.
 
 
+@pytest.fixture
+def ragged(tokenizer: PreTrainedTokenizerFast) -> Corpus:
+    """Sixteen samples of 8 to 23 tokens."""
+    texts = [sample.text for sample in load_corpus("smoke").samples]
+    ids = [tokenizer(text)["input_ids"][: 8 + number] for number, text in enumerate(texts)]
+    return Corpus("ragged", tuple(Sample(str(number), "x", input_ids=tuple(row)) for number, row in enumerate(ids)))
+
+
 @pytest.mark.parametrize("family", ["llama", "mixtral"])
-def test_the_same_batches_give_the_same_record(family: str, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_same_batches_give_the_same_record(family: str, ragged: Corpus) -> None:
     model = tiny_model(family, dtype=torch.bfloat16)
-    first, second = (measure(model, tokenizer, "smoke", samples=6, max_length=24, batch_tokens=64) for _ in range(2))
+    first, second = (measure(model, corpus=ragged, batch_tokens=64) for _ in range(2))
     assert timeless(first) == timeless(second)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_other_batches_move_a_bfloat16_peak_by_one_step_at_most(family: str, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_other_batches_move_a_bfloat16_peak_by_one_step_at_most(family: str, ragged: Corpus) -> None:
     model = tiny_model(family, dtype=torch.bfloat16)
-    small, large = (measure(model, tokenizer, "smoke", max_length=24, batch_tokens=size) for size in (64, 1024))
+    small, large = (measure(model, corpus=ragged, batch_tokens=size) for size in (64, 1024))
     assert small.corpus == large.corpus
+    assert small.corpus.tokens == sum(range(8, 24))
     assert (small.environment.batch_tokens, large.environment.batch_tokens) == (64, 1024)
     for one, other in zip(small.sites, large.sites, strict=True):
         assert one.value == pytest.approx(other.value, rel=2**-7), one
-        assert (one.component, one.layer, one.count, one.nan, one.inf) == (
-            other.component,
-            other.layer,
-            other.count,
-            other.nan,
-            other.inf,
-        )
+        figures = ("component", "layer", "count", "nan", "inf")
+        assert [getattr(one, name) for name in figures] == [getattr(other, name) for name in figures]
 
 
 # --- (e) Corpora, batches and where a peak is.
@@ -214,15 +247,25 @@ def with_loud_token(token: int) -> Any:
     return model
 
 
-def test_a_peak_names_sample_position_token_and_the_text_around(tokenizer: PreTrainedTokenizerFast) -> None:
-    text = "The quick brown fox jumps over the lazy dog, and then a zebra (striped) walks along the river bank."
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A zebra begins this text, of which enough follows that it must be cut, and more and more.",
+        "The quick brown fox jumps over the lazy dog, and then a striped zebra walks along the river bank.",
+        "Under the" + " the" * 20 + " zebra" + " the" * 20,  # long tokens: cut by characters
+        "Enough stands before it, and more and more, that the text must be cut in front of the zebra.",
+    ],
+    ids=["near the start", "in the middle", "among long tokens", "near the end"],
+)
+def test_a_peak_names_sample_position_token_and_the_text_around(text: str, tokenizer: PreTrainedTokenizerFast) -> None:
     encoded = tokenizer(text, return_offsets_mapping=True)
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
-    position = next(place for place, (start, _) in enumerate(offsets) if text[start] == "z" and ids.count(ids[place]) == 1)
+    position = next(place for place, (start, end) in enumerate(offsets) if "ze" in text[start : end + 1])
     start, end = offsets[position]
     corpus = Corpus("two", (Sample("first", "x", text="Nothing loud."), Sample("second", "x", text=text)))
 
-    record = measure(with_loud_token(ids[position]), tokenizer, corpus)
+    model = with_loud_token(ids[position])
+    record = measure(model, tokenizer, corpus)
 
     embedding = site_of(record, "embedding")
     assert (embedding.min, embedding.value) == (-1e4, 1e4)
@@ -233,8 +276,8 @@ def test_a_peak_names_sample_position_token_and_the_text_around(tokenizer: PreTr
         "position": position,
         "token_id": ids[position],
         "token": text[start:end],
-        "before": text[offsets[position - 12][0] : start][-24:],
-        "after": text[end : offsets[position + 12][1]][:24],
+        "before": text[offsets[max(0, position - 12)][0] : start][-24:],
+        "after": text[end : offsets[min(position + 12, len(ids) - 1)][1]][:24],
     }
     assert record.peak is not None
     assert record.peak.signed == -record.peak.value
@@ -422,6 +465,14 @@ def test_a_site_that_a_batch_does_not_reach_is_an_error(first_skip: int) -> None
     model = tiny_model()
     replace_forward(model.layers[1], passes_on, from_call=first_skip)  # the first call is the probe's
     with pytest.raises(MeasurementError, match=r"attention layer 1 \(layers.1.self_attn\) was not reached by a batch"):
+        measure(model, batches=alone(SAMPLES))
+
+
+def test_a_site_that_runs_more_than_once_in_a_batch_is_an_error() -> None:
+    model = tiny_model()
+    last = model.layers[2]
+    replace_forward(last, lambda hidden_states, **kwargs: last.mlp(last.mlp(hidden_states)), from_call=2)
+    with pytest.raises(MeasurementError, match=r"gate layer 2 \(layers.2.mlp.gate_proj\) ran more than once in a batch"):
         measure(model, batches=alone(SAMPLES))
 
 
