@@ -191,7 +191,7 @@ def _place_in_layer(
     elif any(EXPERTS_CLASS.search(type(module).__name__) for module in block.modules()):
         draft.miss(f"gates of the experts in {type(block).__name__}", number)
     else:
-        draft.miss(f"gate ({type(block).__name__} has no gate projection of its own)", number)
+        draft.miss(f"gate ({type(block).__name__} shows no separate gate projection)", number)
     for child, module in block.named_modules():
         index = _router_index(module, routers)
         if index is not None:

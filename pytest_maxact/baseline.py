@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_maxact.checks.verdict import number
 from pytest_maxact.errors import BaselineError
 from pytest_maxact.record import Baseline, BaselinePeak, Dominance, Measurement, Site, SunOutcome, write_atomically
 from pytest_maxact.resources import data_folder
+from pytest_maxact.wording import number
 
 NO_BASELINE = "none"
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pytest_maxact.corpus import Corpus, SpecialTokens, TokenSequence, check_vocabulary, deal, tokenize
-from pytest_maxact.errors import MeasurementError
+from pytest_maxact.errors import CorpusError, MeasurementError
 from pytest_maxact.record import CorpusFacts, Location
 from pytest_maxact.reducers.rows import Ints
 
@@ -76,7 +76,9 @@ def from_corpus(
     """
     check_vocabulary(corpus, int(config.vocab_size))
     context = int(getattr(config, "max_position_embeddings", None) or DEFAULT_MAX_LENGTH)
-    max_length = max_length or min(DEFAULT_MAX_LENGTH, context)
+    max_length = min(DEFAULT_MAX_LENGTH, context) if max_length is None else max_length
+    if max_length < 1:
+        raise CorpusError(f"max_length={max_length} leaves no token of any sample: give at least 1")
     sequences = tokenize(corpus, tokenizer, special_tokens, max_length)
     batches = [_padded(batch) for batch in deal(sequences, batch_tokens)]
     facts = CorpusFacts(
@@ -91,14 +93,14 @@ def from_corpus(
     return Work(batches, [sample.id for sample in corpus.samples], facts)
 
 
-def from_batches(given: Iterable[Mapping[str, torch.Tensor]]) -> Work:
+def from_batches(given: Iterable[Mapping[str, torch.Tensor]], vocabulary: int) -> Work:
     """Ready batches; of each only `input_ids` and `attention_mask` are used.
 
     Raises:
-        MeasurementError: where they are not [B, T] both.
+        MeasurementError: where they are not [B, T] both, a mask holds anything but 0 and 1, or an id is beyond the vocabulary.
 
     """
-    batches = list(_numbered(given))
+    batches = list(_numbered(given, vocabulary))
     names = [str(number) for number in range(sum(len(batch.ids) for batch in batches))]
     facts = CorpusFacts(
         id="batches",
@@ -113,25 +115,32 @@ def from_batches(given: Iterable[Mapping[str, torch.Tensor]]) -> Work:
 
 
 def _padded(sequences: list[TokenSequence]) -> Batch:
-    """Right padding; the padded id is 0, which no real token's activations depend on."""
+    """Right padding with the sample's own last token: another id's embedding might hold a NaN, which a mask lets through."""
     longest = max(len(sequence.ids) for sequence in sequences)
     ids = torch.zeros((len(sequences), longest), dtype=torch.int64)
     mask = torch.zeros_like(ids)
     for row, sequence in enumerate(sequences):
+        ids[row] = sequence.ids[-1]
         ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
         mask[row, : len(sequence.ids)] = 1
     return _batch(ids, mask, np.array([sequence.index for sequence in sequences]))
 
 
-def _numbered(batches: Iterable[Mapping[str, torch.Tensor]]) -> Iterator[Batch]:
+def _numbered(batches: Iterable[Mapping[str, torch.Tensor]], vocabulary: int) -> Iterator[Batch]:
     first = 0
     for number, given in enumerate(batches):
+        if "input_ids" not in given:
+            raise MeasurementError(f"batch {number} has no input_ids: it holds {', '.join(map(str, given)) or 'nothing'}")
         ids = given["input_ids"].cpu()
         mask = given.get("attention_mask", torch.ones_like(ids)).cpu().to(torch.int64)
         if ids.ndim != 2 or ids.shape != mask.shape:
             raise MeasurementError(
                 f"batch {number}: input_ids {tuple(ids.shape)} and attention_mask {tuple(mask.shape)} must be [B, T]"
             )
+        if not bool(((mask == 0) | (mask == 1)).all()):
+            raise MeasurementError(f"batch {number}: attention_mask must hold 1 for a token and 0 for padding, nothing else")
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
+            raise MeasurementError(f"batch {number} holds token ids outside 0 to {vocabulary - 1}, the model's vocabulary")
         yield _batch(ids, mask, np.arange(first, first + len(ids)))
         first += len(ids)
 

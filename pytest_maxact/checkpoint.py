@@ -151,7 +151,11 @@ def load_tokenizer(reference: Reference) -> Any:
         with _quiet_transformers():
             return AutoTokenizer.from_pretrained(str(reference.folder), local_files_only=True, **where)
     except Exception as cause:  # transformers raises whatever its parts raise
-        raise CheckpointError(f"the tokenizer of {reference.id} cannot be loaded: {type(cause).__name__}: {cause}") from cause
+        if "trust_remote_code" in str(cause):
+            reason = "it needs Python code of its own; read that code, and where you trust it add --maxact-trust-remote-code"
+        else:
+            reason = f"{type(cause).__name__}: {_first_line(cause)}; copy its files again"
+        raise CheckpointError(f"the tokenizer of {reference.id} cannot be loaded: {reason}") from cause
 
 
 def resolve_device(name: str) -> torch.device:
@@ -169,7 +173,7 @@ def resolve_device(name: str) -> torch.device:
             raise RuntimeError("it holds no values")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ImportError) as cause:
-        reason = str(cause).splitlines()[0]
+        reason = _first_line(cause)[:120]
         raise SettingsError(f"--maxact-device={name} cannot be used here ({reason}): try auto or cpu") from None
     return device
 
@@ -189,9 +193,7 @@ def _gguf(path: Path) -> Reference:
         try:
             __import__(library)
         except ImportError:
-            raise CheckpointError(
-                f"reading {path.name} needs the library {library}: install it with `pip install pytest-maxact[gguf]`"
-            ) from None
+            raise CheckpointError(f"reading {path.name} needs the library {library}: `pip install gguf accelerate`") from None
     try:
         with _quiet_transformers():
             config = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
@@ -202,7 +204,6 @@ def _gguf(path: Path) -> Reference:
 
 def _on_hub(repository: str, revision: str | None, path: Path, trust_remote_code: bool) -> Reference:
     from huggingface_hub import file_exists, snapshot_download, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     at = f"{repository}@{revision}" if revision else repository
     try:
@@ -211,9 +212,11 @@ def _on_hub(repository: str, revision: str | None, path: Path, trust_remote_code
         if not (folder / INDEX).exists() and (folder / "config.json").exists():
             cached = try_to_load_from_cache(repository, SINGLE, revision=commit)
             if not isinstance(cached, str) and not file_exists(repository, SINGLE, revision=commit):
-                raise CheckpointError(_pickled(at, "no safetensors weights on the Hub"))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as cause:
-        reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+                raise CheckpointError(_pickled(repository, "no safetensors weights on the Hub", revision))
+    except CheckpointError:
+        raise
+    except Exception as cause:  # the Hub's client, and the HTTP library below it, raise whatever happens to them
+        reason = _first_line(cause)
         raise CheckpointError(
             f"no checkpoint {at}: there is no folder {path.absolute()}, and the Hub did not give it "
             f"({type(cause).__name__}: {reason}); check the spelling, HF_TOKEN and the network"
@@ -278,12 +281,14 @@ def _weights(folder: Path, name: str) -> tuple[str, ...]:
     raise CheckpointError(f"checkpoint {name} holds no weights (looked for {SINGLE} and {INDEX} in {folder.absolute()})")
 
 
-def _pickled(source: str, what: str) -> str:
-    target = f"{Path(source).name.split('@')[0]}-safetensors"
+def _pickled(source: str, what: str, revision: str | None = None) -> str:
+    target = f"{Path(source).name}-safetensors"
+    pinned = f", revision='{revision}'" if revision else ""
     return (
         f"checkpoint {source} has {what}, and pickled ones can run code when they are read: convert it where you trust it, "
         f"with `python -c \"from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; s, t = '{source}', "
-        f"'{target}'; M.from_pretrained(s, dtype='auto').save_pretrained(t); T.from_pretrained(s).save_pretrained(t)\"`"
+        f"'{target}'; M.from_pretrained(s, dtype='auto'{pinned}).save_pretrained(t); "
+        f'T.from_pretrained(s{pinned}).save_pretrained(t)"`'
     )
 
 
@@ -331,6 +336,10 @@ def _load_model(reference: Reference, dtype: str) -> tuple[Any, Any]:
     return auto_class.from_pretrained(  # type: ignore[no-any-return]
         str(reference.folder), config=reference.config, local_files_only=True, output_loading_info=True, **options
     )
+
+
+def _first_line(cause: Exception) -> str:
+    return next(iter(str(cause).strip().splitlines()), type(cause).__name__)
 
 
 def _fingerprint(reference: Reference) -> str:

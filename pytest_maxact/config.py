@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import pytest
 
 
+SUITE = "maxact"
+
+
 @dataclass(frozen=True)
 class Option:
     """A command-line option; unless it is an action it has an ini key of the same name with underscores."""
@@ -25,6 +28,7 @@ class Option:
     repeatable: bool = False
     flag: bool = False
     action_only: bool = False
+    may_be_path: bool = False
 
     @property
     def dest(self) -> str:
@@ -38,8 +42,9 @@ OPTIONS = (
         "checkpoint to measure and check: hub id (org/name, org/name@revision), folder, .gguf file, demo or demo-blowup",
         "ID",
         repeatable=True,
+        may_be_path=True,
     ),
-    Option("corpus", "bundled corpus (core, smoke) or a JSON Lines file; A+B joins", "NAME", "core"),
+    Option("corpus", "bundled corpus (core, smoke) or a JSON Lines file; A+B joins", "NAME", "core", may_be_path=True),
     Option("samples", "only the first N samples, categories kept in proportion", "N"),
     Option("max-length", "tokens kept of a sample (default: least of 4096 and the model's context)", "N"),
     Option("special-tokens", "what is put around a text", default="none", choices=("none", "tokenizer", "chat")),
@@ -56,6 +61,7 @@ OPTIONS = (
         "auto: by model id in the baselines folder, then among the package's; a name or file; none: measure and report only",
         "NAME",
         "auto",
+        may_be_path=True,
     ),
     Option("baselines", "folder of the project's baselines (default: <rootdir>/baselines)", "DIR"),
     Option("update", "write what was measured as the baseline, list each change, pass", flag=True, action_only=True),
@@ -128,6 +134,9 @@ class Settings:
         models = raw["model"]
         if not models:
             return None
+        for name in ("model", "corpus", "baseline"):
+            if "" in (raw[name], *models):
+                raise SettingsError(f"--maxact-{name} is empty: give it a value, or leave it out")
         if len(models) > 1:
             raise SettingsError(f"--maxact-model was given {len(models)} times: one run measures one checkpoint")
         if raw["update"] and raw["update_new"]:
@@ -165,6 +174,8 @@ def _given(config: pytest.Config, option: Option) -> Any:
         return value or (not option.action_only and bool(config.getini(option.dest)))
     if value is None and not option.action_only:
         ini = config.getini(option.dest) or option.default
+        if option.may_be_path and ini and (config.rootpath / ini).exists():
+            ini = str(config.rootpath / ini)  # pytest may have been called from another folder
         value = [ini] if option.repeatable and ini else ini
     if option.choices and value not in option.choices:
         raise SettingsError(f"--maxact-{option.name}={value} is none of {', '.join(option.choices)}")

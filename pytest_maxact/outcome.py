@@ -62,7 +62,7 @@ def dominance(sites: Sequence[SiteFigures]) -> Dominance | None:
     if hidden is None or other is None:
         return None
     holder = max(observed, key=lambda site: site.value)
-    ratio = hidden / other if other else (math.inf if hidden else math.nan)
+    ratio = hidden / other if other else (math.inf if hidden else 1.0)
     return Dominance(component=holder.component, ratio=ratio)
 
 
@@ -84,7 +84,7 @@ def trajectory(sites: Sequence[SiteFigures]) -> Trajectory | None:
     """
     hidden = _hidden(sites)
     values = [site.value for site in hidden]
-    steps = [after / before if before else math.inf for before, after in itertools.pairwise(values)]
+    steps = [after / before if before else (math.inf if after else 1.0) for before, after in itertools.pairwise(values)]
     if not steps:
         return None
     largest = max(steps)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import torch
 
 from pytest_maxact.baseline import NO_BASELINE, Stored, look_up
-from pytest_maxact.checkpoint import Reference, find, has_tokenizer, load, load_tokenizer, resolve_device
+from pytest_maxact.checkpoint import Reference, find, load, load_tokenizer, resolve_device
 from pytest_maxact.checks import Tolerance
 from pytest_maxact.config import Settings
 from pytest_maxact.corpus import Corpus, SpecialTokens, check_tokenizer, check_vocabulary, load_corpus
 from pytest_maxact.errors import BaselineError, CheckpointError, SettingsError
-from pytest_maxact.record import Measurement
+from pytest_maxact.record import Baseline, Measurement
 from pytest_maxact.resources import data_folder
 from pytest_maxact.runner import Progress, measure
 
@@ -51,13 +51,16 @@ class Plan:
                 f"checkpoint {reference.id} has no vocabulary: {reference.config.model_type} is no language model"
             )
         check_vocabulary(corpus, int(vocabulary))
-        if settings.special_tokens == "chat" or not has_tokenizer(reference):  # else reading it can wait
+        context = getattr(reference.text_config, "max_position_embeddings", None)
+        if settings.max_length is not None and context is not None and settings.max_length > context:
+            raise SettingsError(f"--maxact-max-length={settings.max_length} is beyond the context of {reference.id}, {context}")
+        if settings.special_tokens == "chat" or reference.gguf is None:  # from a GGUF file it takes many seconds
             check_tokenizer(corpus, load_tokenizer(reference), cast(SpecialTokens, settings.special_tokens))
         return cls(
             settings=settings,
             reference=reference,
             corpus=corpus,
-            stored=_stored(settings, reference.id),
+            stored=_stored(settings, reference),
             device=device,
             tolerance=Tolerance(settings.rtol, settings.site_rtol, settings.two_sided, settings.ceiling),
         )
@@ -85,20 +88,29 @@ class Plan:
         )
 
 
-def _stored(settings: Settings, model_id: str) -> Stored:
-    stored = look_up(settings.baseline, model_id, settings.baselines)
+def _stored(settings: Settings, reference: Reference) -> Stored:
+    stored = look_up(settings.baseline, reference.id, settings.baselines)
+    if settings.baseline == "auto" and stored.source != stored.target and not _fits(stored.baseline, reference):
+        stored = replace(stored, baseline=None, source=None)  # the package's baseline is of another model of this name
     writing = settings.update or settings.update_new
     if writing and settings.baseline == NO_BASELINE:
-        raise SettingsError("--maxact-baseline=none leaves --maxact-update nothing to write: drop one of them")
+        raise SettingsError("--maxact-baseline=none leaves an update nothing to write: drop one of them")
     if writing:
         _check_writable(stored.target, "--maxact-update")
     elif stored.baseline is None and settings.baseline not in ("auto", NO_BASELINE):
-        places = {stored.target.parent, data_folder("baselines")}
+        named_file = settings.baseline.endswith(".json")
+        places = {stored.target.parent.absolute()} | (set() if named_file else {data_folder("baselines")})
         raise BaselineError(
             f"no baseline {settings.baseline}: looked for {stored.target.name} in {' and '.join(map(str, sorted(places)))}; "
             "name an existing one, or write it with --maxact-update"
         )
     return stored
+
+
+def _fits(baseline: Baseline | None, reference: Reference) -> bool:
+    config = reference.text_config
+    shape = (int(config.num_hidden_layers), int(config.hidden_size))
+    return baseline is not None and shape == (baseline.model.layers, baseline.model.hidden_size)
 
 
 def _check_output(settings: Settings) -> None:
@@ -112,7 +124,11 @@ def _check_writable(file: Path, option: str) -> None:
     folder = file.parent
     while not folder.exists():
         folder = folder.parent
-    if file.is_dir():
-        raise SettingsError(f"{option} cannot write {file}: it is a folder")
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise SettingsError(f"{option} cannot write {file}: {folder} is no folder that can be written to")
+    if file.exists() and not file.is_file():
+        raise SettingsError(f"{option} cannot write {file}: it is a folder or a special file")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as cause:
+        reason = f"nothing can be written in {folder} ({cause.strerror})"
+        raise SettingsError(f"{option} cannot write {file}: {reason}; name another place") from None

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_maxact.config import Settings, add_options
+from pytest_maxact.config import SUITE, Settings, add_options
 from pytest_maxact.errors import MaxactError
 
 if TYPE_CHECKING:
     from pytest_maxact.suite import Session
-
-SUITE = "maxact"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,14 +31,16 @@ def pytest_configure(config: pytest.Config) -> None:
         settings = Settings.from_pytest(config)
         if settings is not None:
             config.pluginmanager.register(Active(config, settings), "maxact-active")
-        elif any(_is_ours(arg) and not Path(arg).exists() for arg in config.args):
+        elif any(_is_ours(arg) for arg in config.args):
             raise MaxactError("the built-in checks need a checkpoint: add --maxact-model=ID")
     except MaxactError as cause:
         raise pytest.UsageError(str(cause)) from None
+    except OSError as cause:  # a name too long for the system, a folder that may not be read
+        raise pytest.UsageError(f"{str(cause.filename)[:200]} cannot be used: {cause.strerror}") from None
 
 
 def _is_ours(argument: str) -> bool:
-    return argument == SUITE or argument.startswith(f"{SUITE}::")
+    return (argument == SUITE or argument.startswith(f"{SUITE}::")) and not Path(SUITE).exists()
 
 
 class Active:
@@ -62,6 +62,11 @@ class Active:
         config.args[:] = [argument for argument in config.args if argument not in named]
         paths_given = config.args_source is pytest.Config.ArgsSource.ARGS
         self.wanted = bool(named) or settings.suite == "always" or (settings.suite == "auto" and not paths_given)
+        if not self.wanted and (settings.update or settings.update_new or settings.json):
+            raise MaxactError(
+                "--maxact-update and --maxact-json would do nothing: the built-in checks are off, since paths were given or "
+                "--maxact-suite=never; add the argument maxact"
+            )
         worker: dict[str, Any] | None = getattr(config, "workerinput", None)
         self.controls = worker is None
         plan = None
@@ -84,6 +89,8 @@ class Active:
             source = "not there yet" if plan.stored.wanted else "none"
         elif Path(source).is_relative_to(self.config.rootpath):
             source = Path(source).relative_to(self.config.rootpath)
+        if not self.wanted:
+            return f"maxact: {plan.reference.id} is not checked, since paths were given; add the argument maxact"
         return f"maxact: {plan.reference.id}, corpus {plan.corpus.id}, baseline {source}"
 
     @pytest.hookimpl(optionalhook=True)

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from pytest_maxact.errors import BaselineError, MaxactError, MeasurementError
 
@@ -236,14 +236,14 @@ class Measurement(Record):
         """The record as JSON text, one site a line."""
         return _dumps(self)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the record, all of it or nothing.
 
         Raises:
             OSError: where the file cannot be written.
 
         """
-        write_atomically(path, self.dumps())
+        write_atomically(Path(path), self.dumps())
 
     @classmethod
     def load(cls, path: str | Path) -> Measurement:
@@ -313,9 +313,19 @@ class ToleranceOverride(Record):
 
     component: Component | None = None
     layer: Annotated[int, Field(ge=0)] | None = None
-    rtol: Annotated[float, Field(gt=0)] | None = None
+    rtol: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     waived: bool = False
     reason: Annotated[str, Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _means_something(self) -> ToleranceOverride:
+        if self.component is None and (self.layer is not None or self.waived):
+            raise ValueError("`layer` and `waived` need a `component`")
+        if self.waived and self.rtol is not None:
+            raise ValueError("give either `rtol` or `waived`")
+        if self.component is None and self.rtol is None:
+            raise ValueError("without a `component` it needs an `rtol`")
+        return self
 
 
 class Baseline(Record):
@@ -329,6 +339,17 @@ class Baseline(Record):
     sun: SunOutcome | None = None
     tolerances: list[ToleranceOverride] = []
     sites: list[BaselineSite]
+
+    @model_validator(mode="after")
+    def _can_be_compared_with(self) -> Baseline:
+        places = [(site.component, site.layer) for site in self.sites]
+        twice = next((str(site) for site in self.sites if places.count((site.component, site.layer)) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice} is there more than once")
+        for site in self.sites:
+            if site.part_of_m and not math.isfinite(site.value):  # nothing ever exceeds it
+                raise ValueError(f"{site} is not finite")
+        return self
 
     @classmethod
     def of(cls, measurement: Measurement, tolerances: Iterable[ToleranceOverride] = ()) -> Baseline:
@@ -414,7 +435,7 @@ def _load(cls: type[RecordT], path: Path, error: type[MaxactError], what: str, s
         family, _, version = str(found).partition("@")
         number = int(version) if version.isdecimal() and len(version) < 10 else 0
         newer = family == schema.partition("@")[0] and number > int(schema.partition("@")[2])
-        advice = "; it is newer than this pytest-maxact: upgrade with `pip install -U pytest-maxact`" if newer else ""
+        advice = "; it is newer than this pytest-maxact: upgrade that" if newer else ""
         raise error(f"the {what} file {path} has schema {found!r}, expected {schema!r}{advice}")
     try:
         return cls.model_validate(data)

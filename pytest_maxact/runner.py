@@ -78,14 +78,14 @@ def measure(
     with _observing(model), torch.inference_mode():
         anatomy = find_sites(model)
         device = next(anatomy.core.parameters()).device
+        config = text_config(anatomy.core)
         if batches is None:
             chosen = load_corpus(corpus) if isinstance(corpus, str) else corpus
             chosen = chosen if samples is None else chosen.first(samples)
-            config = text_config(anatomy.core)
             batch_tokens = batch_tokens or _batch_tokens(config, device)
             work = from_corpus(chosen, tokenizer, config, max_length, special_tokens, batch_tokens)
         else:
-            work = from_batches(batches)
+            work = from_batches(batches, int(config.vocab_size))
         observer = _Observer(anatomy)
         seconds = _run(observer, work.batches, device, progress)
     texts = Texts(work, tokenizer)

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_maxact.checks import CHECKS, Tolerance, Verdict, judge
+from pytest_maxact.checks.conditions import differences
+from pytest_maxact.config import SUITE
 from pytest_maxact.errors import MaxactError
 from pytest_maxact.record import Baseline, Measurement, write_atomically
 
 if TYPE_CHECKING:
     from pytest_maxact.config import Settings
     from pytest_maxact.plan import Plan
-
-SUITE = "maxact"
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Session:
         self.plan = plan
         self.folder = folder
         self.command = command
+        self.error_told = False
         self._result: Result | None = None
 
     def result(self) -> Result:
@@ -164,7 +165,11 @@ class CheckItem(pytest.Item):
         """Measure if nobody has, and judge."""
         result = self.maxact.result()
         if result.measurement is None:
-            pytest.fail(f"nothing was measured: {result.error}", pytrace=False)
+            assert result.error is not None
+            reason, *rest = result.error.splitlines()
+            if rest:  # a traceback: once is enough
+                rest, self.maxact.error_told = ["see the first of these"] if self.maxact.error_told else rest, True
+            pytest.fail("\n".join([f"nothing was measured: {reason}", *rest]), pytrace=False)
         verdict = self._verdict(result.measurement, result)
         if verdict.value is not None:
             self.user_properties.append((f"maxact.{self.name}", verdict.value))
@@ -186,6 +191,16 @@ class CheckItem(pytest.Item):
             return Verdict(self.name, "failed", result.missing)
         return verdict
 
+    def _acceptable(self, result: Result) -> bool:
+        """Whether an update would turn this failure green: a rise can be accepted, NaN, a ceiling or other conditions not."""
+        measurement, baseline = result.measurement, result.baseline
+        if self.name == "finite" or measurement is None or measurement.peak is None or baseline is None:
+            return False
+        ceiling = result.tolerance.ceiling
+        if self.name == "maximum" and ceiling is not None and measurement.peak.value > ceiling:
+            return False
+        return not differences(measurement, baseline) and not judge("finite", measurement, None, result.tolerance).failed
+
     def _lines(self, verdict: Verdict, result: Result) -> list[str]:
         lines = [verdict.summary, *(f"  {line}" for line in verdict.details)]
         if result.missing is not None and self.name != "finite":
@@ -194,6 +209,6 @@ class CheckItem(pytest.Item):
                 f"  write it:  {self.maxact.accept_command()}",
                 "  or only measure:  --maxact-baseline=none",
             ]
-        if self.name != "finite" and result.baseline is not None:
+        if self._acceptable(result):
             lines.append(f"  to accept the change:  {self.maxact.accept_command()}")
         return lines

@@ -46,7 +46,7 @@ def test_every_site_is_found_at_its_module_in_execution_order(family: str) -> No
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_a_family_hides_is_said_in_words(family: str) -> None:
     notes = {
-        "gpt2": ("not observed: gate (GPT2MLP has no gate projection of its own) (layers 0 to 2)",),
+        "gpt2": ("not observed: gate (GPT2MLP shows no separate gate projection) (layers 0 to 2)",),
         "mixtral": ("not observed: gates of the experts in MixtralSparseMoeBlock (layers 0 to 2)",),
         "qwen3_moe": ("not observed: gates of the experts in Qwen3MoeSparseMoeBlock (layers 0, 2)",),
         "gpt_oss": ("not observed: gates of the experts in GptOssMLP (layers 0 to 2)",),

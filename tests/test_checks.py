@@ -10,7 +10,6 @@ import pytest
 
 from pytest_maxact import outcome
 from pytest_maxact.checks import CHECKS, Tolerance, Verdict, compare, judge
-from pytest_maxact.checks.verdict import number, ratio, token_in_context
 from pytest_maxact.record import (
     Baseline,
     CorpusFacts,
@@ -26,6 +25,7 @@ from pytest_maxact.record import (
     Timing,
     ToleranceOverride,
 )
+from pytest_maxact.wording import number, ratio, token_in_context
 
 STEP = 2.0**-7
 PLACE = Location(feature=3, sample="prose-01", position=5, token_id=7, token=" of", before="the end", after=" it")
@@ -466,7 +466,7 @@ def test_a_site_without_a_finite_value_has_left_its_baseline() -> None:
     verdict = run("profile", model(gate_1=NAN), stored())
     assert verdict.outcome == "failed"
     assert "the first is gate layer 1" in verdict.summary
-    assert verdict.details[0] == "gate layer 1: 40.00 to nan (nanx)"
+    assert verdict.details[0] == "gate layer 1: 40.00 to nan (no ratio)"
     both = run("profile", model(mlp_0=1e9, gate_1=NAN), stored())
     assert "the first is mlp layer 0, the most gate layer 1" in both.summary
 
@@ -678,7 +678,7 @@ def test_dominance_needs_finite_values_on_both_sides() -> None:
     assert outcome.dominance([site("mlp", 0, 5.0), site("hidden", 0, NAN)]) is None
     nothing = outcome.dominance([site("mlp", 0, 0.0), site("hidden", 0, 0.0)])
     assert nothing is not None
-    assert math.isnan(nothing.ratio)
+    assert nothing.ratio == 1.0
 
 
 def test_the_sun_outcome_is_that_of_the_hidden_layers() -> None:
@@ -732,3 +732,8 @@ def test_the_layer_of_the_largest_step_is_its_number_even_where_a_layer_held_not
     found = outcome.trajectory(hidden_peaks([NAN, 1.0, 50.0, 60.0]))
     assert found is not None
     assert (found.largest_step, found.largest_step_layer) == (50.0, 2)
+
+
+def test_ready_batches_are_compared_with_the_same_batches_only() -> None:
+    batches = stored().model_copy(update={"corpus": stored().corpus.model_copy(update={"id": "batches", "digest": None})})
+    assert "ready batches, now corpus" in run("maximum", model(), batches).summary

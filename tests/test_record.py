@@ -271,6 +271,20 @@ def change(data: Any, *path: str | int, to: Any = None, drop: bool = False) -> A
             lambda d: change(d, "tolerances", to=[{"rtol": 0.0, "reason": "r"}]),
             r"malformed at tolerances.0.rtol: .*greater than 0",
         ),
+        (
+            lambda d: change(d, "tolerances", to=[{"layer": 7, "rtol": 9.0, "reason": "r"}]),
+            r"malformed at tolerances.0: .*need a `component`",
+        ),
+        (
+            lambda d: change(d, "tolerances", to=[{"component": "mlp", "rtol": 9.0, "waived": True, "reason": "r"}]),
+            r"malformed at tolerances.0: .*either `rtol` or `waived`",
+        ),
+        (lambda d: change(d, "tolerances", to=[{"rtol": "inf", "reason": "r"}]), r"malformed at tolerances.0.rtol: "),
+        (lambda d: change(d, "sites", 0, "max", to="nan"), r"malformed at the top level: .*is not finite"),
+        (
+            lambda d: change(d, "sites", to=[*d["sites"], d["sites"][0]]),
+            r"malformed at the top level: .*is there more than once",
+        ),
         (lambda d: change(d, "tolerances", to=[{"rtol": 0.2}]), r"malformed at tolerances.0.reason: Field required"),
         (
             lambda d: change(d, "tolerances", to=[{"rtol": 0.2, "reason": ""}]),
@@ -282,7 +296,7 @@ def change(data: Any, *path: str | int, to: Any = None, drop: bool = False) -> A
             lambda d: change(d, "schema", to="maxact/baseline@0"),
             "has schema 'maxact/baseline@0', expected 'maxact/baseline@1'$",
         ),
-        (lambda d: change(d, "schema", to="maxact/baseline@2"), "it is newer than this pytest-maxact: upgrade with `pip"),
+        (lambda d: change(d, "schema", to="maxact/baseline@2"), "it is newer than this pytest-maxact: upgrade that"),
         (lambda d: change(d, "schema", to="maxact/baseline@10"), "it is newer than this pytest-maxact"),
         (lambda d: change(d, "schema", to="maxact/baseline@01"), "expected 'maxact/baseline@1'$"),
         (lambda d: change(d, "schema", to="maxact/baseline@²"), "expected 'maxact/baseline@1'$"),

@@ -137,7 +137,7 @@ def test_the_record_says_what_was_measured() -> None:
     assert record.model.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert (record.corpus.id, record.corpus.digest, record.corpus.samples, record.corpus.tokens) == ("batches", None, 3, 15)
     assert measure(tiny_model("gpt2"), batches=alone(SAMPLES)).notes == [
-        "not observed: gate (GPT2MLP has no gate projection of its own) (layers 0 to 2)"
+        "not observed: gate (GPT2MLP shows no separate gate projection) (layers 0 to 2)"
     ]
 
 
@@ -550,3 +550,26 @@ def test_inside_a_layer_an_mlp_wins_a_tie_with_the_hidden_state() -> None:
     assert record.peak.ties == [Site(component="hidden", layer=1), Site(component="hidden", layer=2)]
     assert record.dominance is not None
     assert record.dominance.component == "mlp"
+
+
+def test_a_nan_in_an_embedding_that_no_sample_uses_changes_nothing() -> None:
+    """Padding takes part in the arithmetic of attention, so it must not bring values of its own."""
+    model = tiny_model()
+    corpus = Corpus("ids", (Sample("a", "c", input_ids=(5, 6, 7, 8)), Sample("b", "c", input_ids=(9, 10))))
+    before = measure(model, corpus=corpus)
+    with torch.no_grad():
+        model.embed_tokens.weight[0] = math.nan
+    assert measure(model, corpus=corpus).sites == before.sites
+
+
+@pytest.mark.parametrize(
+    ("batch", "problem"),
+    [
+        ({"input_ids": torch.tensor([[1, 2]]), "attention_mask": torch.tensor([[0.0, -1e9]])}, "must hold 1 for a token and 0"),
+        ({"input_ids": torch.tensor([[1, 512]])}, "token ids outside 0 to 511"),
+        ({"labels": torch.tensor([[1, 2]])}, "has no input_ids: it holds labels"),
+    ],
+)
+def test_ready_batches_that_cannot_be_meant_are_refused(batch: dict[str, torch.Tensor], problem: str) -> None:
+    with pytest.raises(MeasurementError, match=problem):
+        measure(tiny_model(), batches=[batch])

@@ -14,6 +14,12 @@ def differences(measurement: Measurement, baseline: Baseline) -> list[str]:
         found.append(
             f"corpus {theirs.id} ({theirs.digest[:12]}), now {mine.id} ({now}): see --maxact-corpus and --maxact-samples"
         )
+    if theirs.digest is None and mine.digest is None:  # ready batches on both sides: all that is known of them
+        for name in ("samples", "tokens"):
+            if getattr(theirs, name) not in (None, getattr(mine, name)):
+                found.append(f"{getattr(theirs, name)} {name}, now {getattr(mine, name)}")
+    elif theirs.id == "batches" and theirs.digest is None:
+        found.append(f"ready batches, now corpus {mine.id}: measure the same batches")
     if theirs.special_tokens is not None and mine.special_tokens != theirs.special_tokens:
         found.append(f"special tokens {theirs.special_tokens}, now {mine.special_tokens}: see --maxact-special-tokens")
     if baseline.model.dtype is not None and measurement.model.dtype != baseline.model.dtype:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pytest_maxact.checks.verdict import Tolerance, Verdict, number
-from pytest_maxact.record import Baseline, BaselineSite, Measurement, SiteFigures
+from pytest_maxact.checks.verdict import Tolerance, Verdict
+from pytest_maxact.record import Baseline, Measurement, SiteFigures
+from pytest_maxact.wording import number
 
 NAME = "dominance"
 NEEDS_BASELINE = True
@@ -27,5 +28,5 @@ def check(measurement: Measurement, baseline: Baseline | None, tolerance: Tolera
     return Verdict(NAME, "failed", f"{now} holds M, in the baseline {then} does", details, measurement.dominance.ratio)
 
 
-def _largest(sites: list[SiteFigures] | list[BaselineSite], component: str) -> float:
-    return max((site.value for site in sites if site.component == component), default=0.0)
+def _largest(sites: list[SiteFigures], component: str) -> float:
+    return max((site.value for site in sites if site.component == component and site.peak is not None), default=0.0)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pytest_maxact.checks.verdict import Tolerance, Verdict, number, token_in_context
+from pytest_maxact.checks.verdict import Tolerance, Verdict
 from pytest_maxact.outcome import within_one_step
 from pytest_maxact.record import Baseline, Measurement, Site
+from pytest_maxact.wording import number, token_in_context
 
 NAME = "location"
 NEEDS_BASELINE = True

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pytest_maxact.checks.verdict import Tolerance, Verdict, number, ratio, token_in_context
+from pytest_maxact.checks.verdict import Tolerance, Verdict
 from pytest_maxact.record import Baseline, Measurement, Site
+from pytest_maxact.wording import number, ratio, token_in_context
 
 NAME = "maximum"
 NEEDS_BASELINE = False  # a ceiling needs none

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from pytest_maxact.checks.verdict import Tolerance, Verdict, number, ratio, token_in_context
+from pytest_maxact.checks.verdict import Tolerance, Verdict
 from pytest_maxact.record import Baseline, Measurement, SiteFigures
+from pytest_maxact.wording import number, ratio, token_in_context
 
 NAME = "profile"
 NEEDS_BASELINE = True

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pytest_maxact.checks.verdict import Tolerance, Verdict, number
+from pytest_maxact.checks.verdict import Tolerance, Verdict
 from pytest_maxact.record import Baseline, Measurement, SunOutcome
+from pytest_maxact.wording import number
 
 NAME = "sun"
 NEEDS_BASELINE = True

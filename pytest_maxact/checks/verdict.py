@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from pytest_maxact.record import Baseline, Location, Site, ToleranceOverride
+from pytest_maxact.record import Baseline, Site, ToleranceOverride
 
 Outcome = Literal["passed", "failed", "skipped"]
 
@@ -56,37 +55,3 @@ class Verdict:
     def failed(self) -> bool:
         """Whether the check failed."""
         return self.outcome == "failed"
-
-
-def number(value: float) -> str:
-    """A figure for people: up to five significant digits, thousands separated, no exponent before a million."""
-    if not math.isfinite(value):
-        return str(value)
-    if abs(value) >= 1e7 or (value and abs(value) < 1e-3):
-        return f"{value:.4g}"
-    digits = 0 if abs(value) >= 1000 else 2 if abs(value) >= 10 else 3
-    return f"{value:,.{digits}f}"
-
-
-def ratio(value: float, reference: float) -> str:
-    """How often one figure is the other, as in "1.27x"."""
-    if not reference:
-        return "from 0"
-    times = value / reference
-    return f"{times:.2f}x" if abs(times) < 1e6 else f"{times:.3g}x"
-
-
-def token_in_context(place: Location) -> str:
-    """The token of a place between what stands around it, and the sample it is in."""
-    if place.sample is None:
-        return "rows of this site cannot be traced to tokens"
-    where = f"position {place.position} of sample {visible(place.sample)}"
-    if place.token is None:
-        return f"token id {place.token_id} at {where}"
-    text = f"{visible(place.before or '')}[{visible(place.token)}]{visible(place.after or '')}"
-    return f"token '{visible(place.token)}' at {where}: {text}"
-
-
-def visible(text: str) -> str:
-    """Text on one line: line ends, tabs and other unprintable characters as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

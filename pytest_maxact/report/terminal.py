@@ -5,8 +5,8 @@ from __future__ import annotations
 import textwrap
 
 from pytest_maxact.checks.sun import describe
-from pytest_maxact.checks.verdict import number, ratio, token_in_context
 from pytest_maxact.record import Baseline, Measurement, Site
+from pytest_maxact.wording import number, ratio, token_in_context
 
 WIDTH = 80
 LARGEST_SITES = 5
