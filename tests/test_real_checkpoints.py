@@ -114,7 +114,7 @@ def test_passes_against_its_stored_baseline(real: WholeRun) -> None:
 
 
 def test_is_what_is_known_of_it(real: WholeRun) -> None:
-    """Figures of ../shared's own measurements, by other code: M near 25,000 and near 100,000."""
+    """M near 25,000 and near 100,000, as prototypes of other code measured before this package."""
     expected = {"llama": (25_000, 30, "jump-and-plateau"), "gemma3_text": (100_000, 18, "gradual accumulation")}
     about, layers, pattern = expected[real.record.model.model_type]
     assert real.record.peak is not None
