@@ -99,9 +99,9 @@ def _stored(settings: Settings, reference: Reference) -> Stored:
         _check_writable(stored.target, "--maxact-update")
     elif stored.baseline is None and settings.baseline not in ("auto", NO_BASELINE):
         named_file = settings.baseline.endswith(".json")
-        places = {stored.target.parent.absolute()} | (set() if named_file else {data_folder("baselines")})
+        places = [stored.target.parent.absolute(), *([] if named_file else [data_folder("baselines")])]
         raise BaselineError(
-            f"no baseline {settings.baseline}: looked for {stored.target.name} in {' and '.join(map(str, sorted(places)))}; "
+            f"no baseline {settings.baseline}: looked for {stored.target.name} in {' and '.join(map(str, dict.fromkeys(places)))}; "
             "name an existing one, or write it with --maxact-update"
         )
     return stored
