@@ -36,13 +36,23 @@ PROBE_SHAPE = (2, 3)  # unequal, so that no dimension is taken for another
 
 
 @dataclass(frozen=True)
-class Placement:
-    """One site, and the module whose output is observed there: `index` picks from an output that is a tuple."""
-
+class _Candidate:
     site: Site
     module: nn.Module
     name: str
     index: int = 0
+
+
+@dataclass(frozen=True)
+class Placement(_Candidate):
+    """One site, and the module whose output is observed there: `index` picks from an output that is a tuple.
+
+    dtype, width and device are those of the output, `width` being its number of features.
+    """
+
+    dtype: torch.dtype = field(kw_only=True)
+    width: int = field(kw_only=True)
+    device: torch.device = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -68,11 +78,11 @@ class _Call:
 
 @dataclass
 class _Draft:
-    placements: list[Placement] = field(default_factory=list)
+    candidates: list[_Candidate] = field(default_factory=list)
     unseen: dict[str, list[int]] = field(default_factory=dict)
 
     def place(self, component: Component, layer: int | None, name: str, module: nn.Module, index: int = 0) -> None:
-        self.placements.append(Placement(Site(component=component, layer=layer), module, name, index))
+        self.candidates.append(_Candidate(Site(component=component, layer=layer), module, name, index))
 
     def miss(self, what: str, layer: int) -> None:
         self.unseen.setdefault(what, []).append(layer)
@@ -215,7 +225,7 @@ def _router_index(module: nn.Module, routers: Sequence[tuple[type[nn.Module], in
 
 def _verified(core: nn.Module, config: Any, layers: nn.ModuleList, draft: _Draft) -> Anatomy:
     """Keep the placements that the probe forward confirms, in the order in which it reached them."""
-    watched: dict[nn.Module, int] = {placement.module: placement.index for placement in draft.placements}
+    watched: dict[nn.Module, int] = {candidate.module: candidate.index for candidate in draft.candidates}
     norms = [module for module in core.modules() if NORM_CLASS.search(type(module).__name__)]
     calls = _probe(core, int(config.vocab_size), watched | {norm: 0 for norm in norms if norm not in watched})
     _check_stack(core, layers, calls)
@@ -224,32 +234,36 @@ def _verified(core: nn.Module, config: Any, layers: nn.ModuleList, draft: _Draft
     order = {call.module: place for place, call in enumerate(calls)}
     outputs = {call.module: call.output for call in calls}
     kept = []
-    for placement in draft.placements:
-        reason = _reason_to_drop(placement, times[placement.module], outputs.get(placement.module))
+    for candidate in draft.candidates:
+        reason = _reason_to_drop(candidate, times[candidate.module], outputs.get(candidate.module))
         if reason is None:
-            kept.append(placement)
-        elif placement.site.component in ("embedding", "hidden"):
-            raise AnatomyError(f"{placement.site} of {type(core).__name__} ({placement.name}) {reason}")
+            kept.append(_placed(candidate, outputs[candidate.module]))
+        elif candidate.site.component in ("embedding", "hidden"):
+            raise AnatomyError(f"{candidate.site} of {type(core).__name__} ({candidate.name}) {reason}")
         else:
-            notes.append(f"not observed: {placement.site} ({placement.name} {reason})")
+            notes.append(f"not observed: {candidate.site} ({candidate.name} {reason})")
     last = order[layers[-1]]
     final = [call.module for call in calls[last + 1 :] if call.module in set(norms)]
     if final:
         name = next(name for name, module in core.named_modules() if module is final[-1])
-        kept.append(Placement(Site(component="final_norm"), final[-1], name))
+        kept.append(_placed(_Candidate(Site(component="final_norm"), final[-1], name), outputs[final[-1]]))
     else:
         notes.append("not observed: final_norm (no norm runs after the last layer)")
     kept.sort(key=lambda placement: order[placement.module])
     return Anatomy(core, len(layers), int(config.hidden_size), tuple(kept), tuple(notes))
 
 
-def _reason_to_drop(placement: Placement, times: int, output: torch.Tensor | None) -> str | None:
+def _placed(candidate: _Candidate, output: torch.Tensor) -> Placement:
+    return Placement(**vars(candidate), dtype=output.dtype, width=output.shape[-1], device=output.device)
+
+
+def _reason_to_drop(candidate: _Candidate, times: int, output: torch.Tensor | None) -> str | None:
     if times != 1 or output is None:
         return f"ran {times} times in one forward"
     rows = PROBE_SHAPE[0] * PROBE_SHAPE[1]
     if output.shape[:2] == PROBE_SHAPE and output.ndim == 3:
         return None
-    if placement.site.component == "router" and output.ndim == 2 and output.shape[0] == rows:
+    if candidate.site.component == "router" and output.ndim == 2 and output.shape[0] == rows:
         return None
     return f"gave shape {tuple(output.shape)} for {PROBE_SHAPE[0]} x {PROBE_SHAPE[1]} tokens"
 

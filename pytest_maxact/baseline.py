@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_maxact.errors import BaselineError
-from pytest_maxact.record import Baseline, BaselinePeak, Dominance, Measurement, Site, SunOutcome, write_atomically
+from pytest_maxact.record import (
+    Baseline,
+    BaselinePeak,
+    BaselineSite,
+    Dominance,
+    Measurement,
+    Site,
+    SunOutcome,
+    write_atomically,
+)
 from pytest_maxact.resources import data_folder
 from pytest_maxact.wording import number
 
@@ -96,7 +105,13 @@ def changes(old: Baseline | None, new: Baseline) -> list[str]:
             lines.append(f"{site}: new, {number(site.value)}")
         elif (before.max, before.min) != (site.max, site.min):
             lines.append(f"{site}: {number(before.value)} -> {number(site.value)}")
+        elif _decibels(before) != _decibels(site):
+            lines.append(f"{site}: SQNR {_decibels(before)} -> {_decibels(site)}")
     return lines + [f"{site}: gone" for site in known.values()]
+
+
+def _decibels(site: BaselineSite) -> str:
+    return ", ".join(f"{key} {value:.2f} dB" for key, value in (site.sqnr or {}).items()) or "none"
 
 
 def _brief(part: object) -> str:

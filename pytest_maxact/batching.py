@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from pytest_maxact.corpus import Corpus, SpecialTokens, TokenSequence, check_vocabulary, deal, tokenize
 from pytest_maxact.errors import CorpusError, MeasurementError
 from pytest_maxact.record import CorpusFacts, Location
-from pytest_maxact.reducers.rows import Ints
+from pytest_maxact.reducers.peak import PeakAt
+from pytest_maxact.reducers.rows import NOWHERE
 
 DEFAULT_MAX_LENGTH = 4096
 CONTEXT_CHARACTERS = 24
@@ -20,28 +20,22 @@ CONTEXT_CHARACTERS = 24
 
 @dataclass(frozen=True)
 class Batch:
-    """Token ids [B, T] and a mask of the real ones, all on the host.
-
-    sample, position: int64 [B * T], the sample index of each token and its place among the sample's real tokens.
-    """
+    """Token ids [B, T], a mask of the real ones, and int64 [B] the sample index of each row; all on the host."""
 
     ids: torch.Tensor
     mask: torch.Tensor
-    sample: Ints
-    position: Ints
+    samples: torch.Tensor
 
     @property
-    def real(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    def real(self) -> torch.Tensor:
         """Shape [B * T], False for padding."""
-        return self.mask.reshape(-1).numpy().astype(bool)
+        return self.mask.reshape(-1).bool()
 
     @property
-    def order(self) -> torch.Tensor:
-        """int64 [B * T], the rank of each token by (sample, position); -1 for padding."""
-        real = np.flatnonzero(self.real)
-        rank = np.full(self.mask.numel(), -1, dtype=np.int64)
-        rank[real[np.lexsort((self.position[real], self.sample[real]))]] = np.arange(len(real))
-        return torch.from_numpy(rank)
+    def place(self) -> torch.Tensor:
+        """Shape [B * T], int64, where each token stands, as `Rows.place`."""
+        place = (self.samples[:, None] << 32) + self.mask.cumsum(-1) - 1
+        return place.where(self.mask.bool(), NOWHERE).reshape(-1)
 
     def inputs(self, device: torch.device) -> dict[str, torch.Tensor]:
         """What the model's forward takes. Left padding brings its own positions, which count real tokens."""
@@ -58,10 +52,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Work:
-    """The batches of a run; `names` are the sample ids by sample index."""
+    """The batches of a run, within a token budget or ready ones; `names` and `categories` are the samples', by index."""
 
     batches: list[Batch]
     names: list[str]
+    categories: Sequence[str | None]
+    batch_tokens: int | None
     facts: CorpusFacts
 
 
@@ -90,7 +86,8 @@ def from_corpus(
         max_length=max_length,
         special_tokens=special_tokens,
     )
-    return Work(batches, [sample.id for sample in corpus.samples], facts)
+    names, categories = [sample.id for sample in corpus.samples], [sample.category for sample in corpus.samples]
+    return Work(batches, names, categories, batch_tokens, facts)
 
 
 def from_batches(given: Iterable[Mapping[str, torch.Tensor]], vocabulary: int) -> Work:
@@ -111,7 +108,7 @@ def from_batches(given: Iterable[Mapping[str, torch.Tensor]], vocabulary: int) -
         max_length=None,
         special_tokens="none",
     )
-    return Work(batches, names, facts)
+    return Work(batches, names, [None] * len(names), None, facts)
 
 
 def _padded(sequences: list[TokenSequence]) -> Batch:
@@ -123,7 +120,7 @@ def _padded(sequences: list[TokenSequence]) -> Batch:
         ids[row] = sequence.ids[-1]
         ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
         mask[row, : len(sequence.ids)] = 1
-    return _batch(ids, mask, np.array([sequence.index for sequence in sequences]))
+    return Batch(ids, mask, torch.tensor([sequence.index for sequence in sequences]))
 
 
 def _numbered(batches: Iterable[Mapping[str, torch.Tensor]], vocabulary: int) -> Iterator[Batch]:
@@ -141,13 +138,8 @@ def _numbered(batches: Iterable[Mapping[str, torch.Tensor]], vocabulary: int) ->
             raise MeasurementError(f"batch {number}: attention_mask must hold 1 for a token and 0 for padding, nothing else")
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
             raise MeasurementError(f"batch {number} holds token ids outside 0 to {vocabulary - 1}, the model's vocabulary")
-        yield _batch(ids, mask, np.arange(first, first + len(ids)))
+        yield Batch(ids, mask, torch.arange(first, first + len(ids)))
         first += len(ids)
-
-
-def _batch(ids: torch.Tensor, mask: torch.Tensor, samples: Ints) -> Batch:
-    position = (mask.cumsum(-1) - 1).clamp(min=0).reshape(-1).numpy()
-    return Batch(ids, mask, np.repeat(samples, ids.shape[1]), position)
 
 
 class Texts:
@@ -158,20 +150,21 @@ class Texts:
         self.tokenizer = tokenizer
         self.ids: dict[int, list[int]] = {}
         for batch in work.batches:
-            for row, sample in enumerate(batch.sample.reshape(batch.ids.shape)[:, 0]):
-                self.ids[int(sample)] = batch.ids[row][batch.mask[row].bool()].tolist()
+            for row, sample in enumerate(batch.samples.tolist()):
+                self.ids[sample] = batch.ids[row][batch.mask[row].bool()].tolist()
 
-    def location(self, sample: int, position: int, feature: int) -> Location:
-        """The record of a place, by sample index, position and feature."""
-        ids = self.ids[sample]
+    def location(self, peak: PeakAt) -> Location:
+        """The record of a peak's place."""
+        ids, position = self.ids[peak.sample], peak.position
         token = before = after = None
         if self.tokenizer is not None:
             token = self.tokenizer.decode([ids[position]])
             before = self.tokenizer.decode(ids[max(0, position - 12) : position])[-CONTEXT_CHARACTERS:]
             after = self.tokenizer.decode(ids[position + 1 : position + 13])[:CONTEXT_CHARACTERS]
         return Location(
-            feature=feature,
-            sample=self.names[sample],
+            signed=peak.signed,
+            feature=peak.feature,
+            sample=self.names[peak.sample],
             position=position,
             token_id=ids[position],
             token=token,

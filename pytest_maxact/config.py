@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 SUITE = "maxact"
+BENCHMARK = "benchmark"
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,19 @@ OPTIONS = (
     Option("two-sided", "a fall beyond the tolerance fails too", flag=True),
     Option("ceiling", "M must not exceed X, baseline or not", "X"),
     Option(
+        "format",
+        "a number format that must hold every site, repeatable (int8: no SQNR more than 1 dB below the baseline)",
+        choices=("float16", "fp8_e4m3", "fp8_e5m2", "int8"),
+        repeatable=True,
+    ),
+    Option(
         "suite",
         "when to add the built-in checks (auto: unless paths were given)",
         default="auto",
         choices=("auto", "always", "never"),
     ),
     Option("json", "write the record to FILE", "FILE", action_only=True),
+    Option("benchmark", "measure also what observing costs, and show it", flag=True, action_only=True),
     Option("trust-remote-code", "allow a checkpoint that needs Python code of its own", flag=True, action_only=True),
 )
 
@@ -118,8 +126,10 @@ class Settings:
     site_rtol: float
     two_sided: bool
     ceiling: float | None
+    formats: tuple[str, ...]
     suite: str
     json: Path | None
+    benchmark: bool
     trust_remote_code: bool
 
     @classmethod
@@ -161,8 +171,10 @@ class Settings:
             site_rtol=_positive(raw, "site_rtol") or 0.0,
             two_sided=bool(raw["two_sided"]),
             ceiling=_positive(raw, "ceiling"),
+            formats=tuple(dict.fromkeys(raw["format"] or ())),
             suite=raw["suite"],
             json=None if raw["json"] is None else here / Path(raw["json"]).expanduser(),
+            benchmark=bool(raw["benchmark"]),
             trust_remote_code=bool(raw["trust_remote_code"]),
         )
 
@@ -176,9 +188,12 @@ def _given(config: pytest.Config, option: Option) -> Any:
         ini = config.getini(option.dest) or option.default
         if option.may_be_path and ini and (config.rootpath / ini).exists():
             ini = str(config.rootpath / ini)  # pytest may have been called from another folder
-        value = [ini] if option.repeatable and ini else ini
-    if option.choices and value not in option.choices:
-        raise SettingsError(f"--maxact-{option.name}={value} is none of {', '.join(option.choices)}")
+        value = ini
+        if option.repeatable and ini:
+            value = ini.split() if option.choices else [ini]  # a path may hold spaces
+    for one in (value or []) if option.repeatable else [value]:
+        if option.choices and one not in option.choices:
+            raise SettingsError(f"--maxact-{option.name}={one} is none of {', '.join(option.choices)}")
     return value
 
 

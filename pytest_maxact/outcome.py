@@ -48,7 +48,6 @@ def peak(sites: Sequence[SiteFigures]) -> Peak | None:
         component=first.component,
         layer=first.layer,
         value=first.value,
-        signed=first.max if abs(first.max) == first.value else first.min,
         plateau=plateau(sites),
         ties=ties,
     )

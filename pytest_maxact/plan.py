@@ -5,17 +5,18 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
 from pytest_maxact.baseline import NO_BASELINE, Stored, look_up
+from pytest_maxact.benchmark import overhead
 from pytest_maxact.checkpoint import Reference, find, load, load_tokenizer, resolve_device
 from pytest_maxact.checks import Tolerance
 from pytest_maxact.config import Settings
 from pytest_maxact.corpus import Corpus, SpecialTokens, check_tokenizer, check_vocabulary, load_corpus
 from pytest_maxact.errors import BaselineError, CheckpointError, SettingsError
-from pytest_maxact.record import Baseline, Measurement
+from pytest_maxact.record import Baseline, Measurement, sidecar_of
 from pytest_maxact.resources import data_folder
 from pytest_maxact.runner import Progress, measure
 
@@ -62,7 +63,7 @@ class Plan:
             corpus=corpus,
             stored=_stored(settings, reference),
             device=device,
-            tolerance=Tolerance(settings.rtol, settings.site_rtol, settings.two_sided, settings.ceiling),
+            tolerance=Tolerance(settings.rtol, settings.site_rtol, settings.two_sided, settings.ceiling, settings.formats),
         )
 
     @property
@@ -71,21 +72,21 @@ class Plan:
         return self.settings.update or (self.settings.update_new and self.stored.source != self.stored.target)
 
     def run(self, progress: Progress | None) -> Measurement:
-        """Load the checkpoint and measure it.
+        """Load the checkpoint and measure it, and what observing costs where that was asked for.
 
         Raises:
             MaxactError: where the checkpoint cannot be loaded or does not fit the corpus.
 
         """
         checkpoint = load(self.reference, dtype=self.settings.dtype, device=self.device)
-        return measure(
-            checkpoint,
-            corpus=self.corpus,
-            max_length=self.settings.max_length,
-            special_tokens=cast(SpecialTokens, self.settings.special_tokens),
-            batch_tokens=self.settings.batch_tokens,
-            progress=progress,
-        )
+        conditions: dict[str, Any] = {
+            name: getattr(self.settings, name) for name in ("max_length", "special_tokens", "batch_tokens")
+        }
+        measurement = measure(checkpoint, corpus=self.corpus, progress=progress, **conditions)
+        if not self.settings.benchmark:
+            return measurement
+        cost = overhead(checkpoint.model, checkpoint.tokenizer, self.corpus, **conditions)
+        return measurement.model_copy(update={"overhead": cost})
 
 
 def _stored(settings: Settings, reference: Reference) -> Stored:
@@ -100,8 +101,9 @@ def _stored(settings: Settings, reference: Reference) -> Stored:
     elif stored.baseline is None and settings.baseline not in ("auto", NO_BASELINE):
         named_file = settings.baseline.endswith(".json")
         places = [stored.target.parent.absolute(), *([] if named_file else [data_folder("baselines")])]
+        searched = " and ".join(map(str, dict.fromkeys(places)))
         raise BaselineError(
-            f"no baseline {settings.baseline}: looked for {stored.target.name} in {' and '.join(map(str, dict.fromkeys(places)))}; "
+            f"no baseline {settings.baseline}: looked for {stored.target.name} in {searched}; "
             "name an existing one, or write it with --maxact-update"
         )
     return stored
@@ -117,7 +119,12 @@ def _check_output(settings: Settings) -> None:
     if settings.json is not None:
         if not settings.json.parent.is_dir():
             raise SettingsError(f"--maxact-json={settings.json} cannot be written: there is no folder {settings.json.parent}")
+        if settings.json.suffix == ".npz":
+            raise SettingsError(
+                f"--maxact-json={settings.json}: the record's arrays go to a .npz file beside it; name a .json file"
+            )
         _check_writable(settings.json, "--maxact-json")
+        _check_writable(sidecar_of(settings.json), "--maxact-json")
 
 
 def _check_writable(file: Path, option: str) -> None:

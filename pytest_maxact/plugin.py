@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_maxact.config import SUITE, Settings, add_options
+from pytest_maxact.config import BENCHMARK, SUITE, Settings, add_options
 from pytest_maxact.errors import MaxactError
 
 if TYPE_CHECKING:
@@ -53,19 +53,23 @@ class Active:
         self.config = config
         named = [argument for argument in config.args if _is_ours(argument)]
         self.only = frozenset(argument.partition("::")[2] for argument in named) - {""}
-        unknown = sorted(self.only - set(CHECKS))
+        unknown = sorted(self.only - {*CHECKS, BENCHMARK})
         if unknown:
             raise MaxactError(f"there is no check maxact::{unknown[0]}: there are {', '.join(CHECKS)}")
         if SUITE in named:
             self.only = frozenset()
+        if "headroom" in self.only and not settings.formats:
+            raise MaxactError("maxact::headroom needs a number format to check: add --maxact-format=NAME")
+        if BENCHMARK in self.only and not settings.benchmark:
+            raise MaxactError("maxact::benchmark runs only on request: add --maxact-benchmark")
         # pytest would look for files of these names.
         config.args[:] = [argument for argument in config.args if argument not in named]
         paths_given = config.args_source is pytest.Config.ArgsSource.ARGS
         self.wanted = bool(named) or settings.suite == "always" or (settings.suite == "auto" and not paths_given)
-        if not self.wanted and (settings.update or settings.update_new or settings.json):
+        if not self.wanted and (settings.update or settings.update_new or settings.json or settings.benchmark):
             raise MaxactError(
-                "--maxact-update and --maxact-json would do nothing: the built-in checks are off, since paths were given or "
-                "--maxact-suite=never; add the argument maxact"
+                "--maxact-update, --maxact-json and --maxact-benchmark would do nothing: the built-in checks are off, since "
+                "paths were given or --maxact-suite=never; add the argument maxact"
             )
         worker: dict[str, Any] | None = getattr(config, "workerinput", None)
         self.controls = worker is None

@@ -6,6 +6,7 @@ error that names the place. NaN and infinities, which JSON lacks, are the string
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -14,9 +15,22 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+import numpy as np
+import numpy.typing as npt
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from pytest_maxact.errors import BaselineError, MaxactError, MeasurementError
+from pytest_maxact.histogram import Histogram
+from pytest_maxact.sidecar import Arrays
 
 MEASUREMENT_SCHEMA: Literal["maxact/measurement@1"] = "maxact/measurement@1"
 BASELINE_SCHEMA: Literal["maxact/baseline@1"] = "maxact/baseline@1"
@@ -25,6 +39,9 @@ Component = Literal["embedding", "hidden", "attention", "mlp", "gate", "router",
 COMPONENTS: tuple[Component, ...] = get_args(Component)
 PART_OF_M: frozenset[Component] = frozenset(COMPONENTS) - {"router"}
 WITH_SUN: frozenset[Component] = PART_OF_M - {"gate"}
+
+# What baselines keep of the SQNR: the policies that a check can be asked to compare.
+BASELINE_SQNR = ("int8_maxabs", "int8_p999", "fp8_e4m3", "fp8_e5m2")
 
 _WORDS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
@@ -68,11 +85,12 @@ class Site(Record):
 
 
 class Location(Record):
-    """Where a value was seen. `sample`, `position` and the token are None where rows cannot be traced to tokens.
+    """Where a value was seen, and its sign with it. `sample`, `position` and the token are None where rows cannot be traced.
 
     `position` counts the sample's real tokens from 0. `before` and `after` are the decoded text around the token.
     """
 
+    signed: Figure
     feature: int
     sample: str | None = None
     position: int | None = None
@@ -106,8 +124,12 @@ class SunFigures(Record):
 class SiteFigures(Site):
     """What was measured at one site over all real tokens.
 
-    `max` and `min` are the signed extremes of the finite values (both NaN where there is none), `count` is the number of
-    values seen, of which `nan` and `inf` were not finite. `peak` is where max|a| is; None where there is none.
+    `count` is the number of values seen, of which `nan` and `inf` were not finite; all else is over the finite ones, and
+    NaN where there is none. `max` and `min` are signed extremes, `peak` is where max|a| is (None where there is none).
+    `std` is the population's. `abs_quantiles` holds, by q, the smallest |a| with at least ceil(q n) of the n values at or
+    below it. `top` are the 100 largest |a| with their signs, descending, of equals the positive ones first. `crest` is
+    max|a| / rms. `sqnr` are dB by number format and policy, see `formats.sqnr`. `approximate` is true for float32 activations:
+    their quantiles and SQNR come from a histogram of values rounded to bfloat16; all other figures are exact.
     """
 
     max: Figure
@@ -116,7 +138,16 @@ class SiteFigures(Site):
     nan: int
     inf: int
     peak: Location | None
+    mean: Figure
+    std: Figure
+    rms: Figure
+    abs_mean: Figure
+    abs_quantiles: dict[str, Figure]
+    top: list[Figure]
+    crest: Figure
     sun: SunFigures | None
+    sqnr: dict[str, Figure]
+    approximate: bool
 
     @property
     def value(self) -> float:
@@ -132,7 +163,6 @@ class Peak(Location, Site):
     """
 
     value: Figure
-    signed: Figure
     plateau: list[int]
     ties: list[Site]
 
@@ -189,7 +219,7 @@ class CorpusFacts(Record):
 
 
 class Environment(Record):
-    """What else moves the figures: versions, device, and how samples were batched."""
+    """What else moves the figures: versions, device, and how samples were batched. `kernel` moves their speed only."""
 
     python: str
     torch: str
@@ -198,13 +228,54 @@ class Environment(Record):
     threads: int
     ranks: int
     batch_tokens: int | None
+    kernel: str
 
 
 class Timing(Record):
-    """Wall time of the forwards and their hooks, loading left out."""
+    """Wall time of the forwards and their hooks, loading left out.
+
+    `hook_fraction` is seconds spent observing over seconds of the rest of the forward; None on a GPU, which runs both
+    without waiting for either.
+    """
 
     seconds: float
     tokens_per_s: float
+    hook_fraction: float | None
+
+
+class Overhead(Record):
+    """What observing costs, from plain and hooked forwards of the same batch in turns.
+
+    tokens: of the batch, padding counted. in_hook: 1 + the least seconds inside hooks / the median plain seconds; None on
+    a GPU. wall: median hooked / median plain seconds. memory_mb: peak of the hooked forward less that of the plain one,
+    in MiB. finishing_s: from the last batch to the figures of all sites.
+    """
+
+    kernel: str
+    rounds: int
+    tokens: int
+    plain_tokens_per_s: float
+    hooked_tokens_per_s: float
+    in_hook: float | None
+    wall: float
+    memory_mb: float
+    finishing_s: float
+
+
+class SampleFigures(Record):
+    """One sample of the corpus: how many tokens of it ran, and max|a| over all sites that are part of M."""
+
+    id: str
+    category: str | None
+    tokens: int
+    peak: Figure
+
+
+class Sidecar(Record):
+    """The `.npz` file beside a record, by its bare name, and the sha256 of its bytes."""
+
+    file: Annotated[str, Field(pattern=r"^[^/\\\x00]*[^/\\\x00.][^/\\\x00]*\.npz$")]
+    sha256: str
 
 
 RecordT = TypeVar("RecordT", bound=Record)
@@ -213,7 +284,8 @@ RecordT = TypeVar("RecordT", bound=Record)
 class Measurement(Record):
     """Everything one pass over the corpus found. Sites stand in the order in which the model ran them.
 
-    `notes` say in words what could not be observed.
+    `notes` say in words what could not be observed. `histogram` and `hidden_peaks` come from arrays that are kept in a
+    sidecar file when the record is saved.
     """
 
     schema_: Literal["maxact/measurement@1"] = Field(default=MEASUREMENT_SCHEMA, alias="schema")
@@ -225,25 +297,83 @@ class Measurement(Record):
     sun: SunOutcome | None
     trajectory: Trajectory | None
     sites: list[SiteFigures]
+    samples: list[SampleFigures]
     notes: list[str]
     timing: Timing
+    overhead: Overhead | None = None
+    sidecar: Sidecar | None = None
+    _arrays: Arrays | None = PrivateAttr(None)
+    _folder: Path | None = PrivateAttr(None)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Measurement) and vars(self) == vars(other)  # the arrays follow from the same run
 
     def site(self, component: str, layer: int | None) -> SiteFigures | None:
         """The figures of one site, or None where the model has no such site."""
         return next((s for s in self.sites if s.component == component and s.layer == layer), None)
+
+    def with_arrays(self, arrays: Arrays) -> Measurement:
+        """The record with its arrays."""
+        copy = self.model_copy()
+        copy._arrays = arrays
+        return copy
+
+    def histogram(self, component: str, layer: int | None) -> Histogram:
+        """How often each value occurred at one site.
+
+        Raises:
+            KeyError: where the model has no such site.
+            MeasurementError: where the record was read without its sidecar, or that is damaged.
+
+        """
+        for site, histogram in zip(self.sites, self.arrays.histograms, strict=True):
+            if (site.component, site.layer) == (component, layer):
+                return histogram
+        raise KeyError(f"no site {component}{'' if layer is None else f' layer {layer}'}")
+
+    @property
+    def hidden_peaks(self) -> npt.NDArray[np.float32]:
+        """float32 [layers, samples], max|a| of every sample at every `hidden` layer; NaN where none was finite.
+
+        Raises:
+            MeasurementError: where the record was read without its sidecar, or that is damaged.
+
+        """
+        return self.arrays.hidden_peaks
+
+    @property
+    def arrays(self) -> Arrays:
+        """What the sidecar holds, read when it is first asked for.
+
+        Raises:
+            MeasurementError: where the record was read without its sidecar, or that is damaged.
+
+        """
+        if self._arrays is None:
+            if self.sidecar is None or self._folder is None:
+                raise MeasurementError(f"the record of {self.model.id} came without its arrays: measure again to have them")
+            self._arrays = _read_sidecar(self._folder / self.sidecar.file, self.sidecar, len(self.sites))
+        return self._arrays
 
     def dumps(self) -> str:
         """The record as JSON text, one site a line."""
         return _dumps(self)
 
     def save(self, path: str | Path) -> None:
-        """Write the record, all of it or nothing.
+        """Write the record, all of it or nothing, and its arrays to a file of the same name that ends in `.npz`.
 
         Raises:
-            OSError: where the file cannot be written.
+            OSError: where a file cannot be written.
 
         """
-        write_atomically(Path(path), self.dumps())
+        path, record = Path(path), self
+        if self._arrays is not None or self.sidecar is not None:
+            data = self.arrays.dumps()
+            target = sidecar_of(path)
+            write_atomically(target, data)
+            sidecar = Sidecar(file=target.name, sha256=hashlib.sha256(data).hexdigest())
+            record = self.model_copy(update={"sidecar": sidecar})
+        write_atomically(path, record.dumps())
 
     @classmethod
     def load(cls, path: str | Path) -> Measurement:
@@ -253,7 +383,9 @@ class Measurement(Record):
             MeasurementError: where the file is missing, is no JSON, or does not follow the schema.
 
         """
-        return _load(cls, Path(path), MeasurementError, "record", MEASUREMENT_SCHEMA)
+        record = _load(cls, Path(path), MeasurementError, "record", MEASUREMENT_SCHEMA)
+        record._folder = Path(path).parent
+        return record
 
 
 class BaselineModel(Record):
@@ -293,10 +425,11 @@ class BaselinePeak(Site):
 
 
 class BaselineSite(Site):
-    """The signed extremes of one site."""
+    """The signed extremes of one site, and dB of SQNR by number format (see `formats.FORMATS`); published ones have none."""
 
     max: Figure
     min: Figure
+    sqnr: dict[str, Figure] | None = None
 
     @property
     def value(self) -> float:
@@ -374,7 +507,16 @@ class Baseline(Record):
             dominance=measurement.dominance,
             sun=measurement.sun,
             tolerances=list(tolerances),
-            sites=[BaselineSite(component=s.component, layer=s.layer, max=s.max, min=s.min) for s in sites],
+            sites=[
+                BaselineSite(
+                    component=s.component,
+                    layer=s.layer,
+                    max=s.max,
+                    min=s.min,
+                    sqnr={key: round(s.sqnr[key], 4) for key in BASELINE_SQNR if key in s.sqnr},
+                )
+                for s in sites
+            ],
         )
 
     def site(self, component: str, layer: int | None) -> BaselineSite | None:
@@ -396,12 +538,33 @@ class Baseline(Record):
         return _load(cls, Path(path), BaselineError, "baseline", BASELINE_SCHEMA)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or an interrupted run, sees the old one or the new one, never a part."""
-    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+def sidecar_of(path: Path) -> Path:
+    """Where the arrays of a record at `path` are kept."""
+    return path.with_suffix(".npz")
+
+
+def _read_sidecar(path: Path, expected: Sidecar, sites: int) -> Arrays:
     try:
-        with part.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        data = path.read_bytes()
+    except OSError as cause:
+        raise MeasurementError(
+            f"the record's arrays cannot be read: {path}: {cause.strerror}; keep both files together"
+        ) from None
+    if hashlib.sha256(data).hexdigest() != expected.sha256:
+        raise MeasurementError(f"the arrays in {path} are not those of the record: keep both files of one run together")
+    try:
+        return Arrays.loads(data, sites)
+    except ValueError as cause:
+        raise MeasurementError(f"the arrays in {path} cannot be used: {cause}") from None
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader, or an interrupted run, sees the old one or the new one, never a part. Text is UTF-8."""
+    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        with part.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 import transformers
@@ -15,27 +17,30 @@ from torch import nn
 
 from pytest_maxact import outcome
 from pytest_maxact.anatomy import Anatomy, Placement, find_sites, hooks, tensor_of, text_config
-from pytest_maxact.batching import Batch, Texts, from_batches, from_corpus
+from pytest_maxact.batching import Batch, Texts, Work, from_batches, from_corpus
 from pytest_maxact.checkpoint import Checkpoint
 from pytest_maxact.corpus import Corpus, SpecialTokens, load_corpus
 from pytest_maxact.errors import MeasurementError
+from pytest_maxact.formats import sqnr
 from pytest_maxact.record import (
     WITH_SUN,
     Environment,
     Measurement,
     Model,
+    SampleFigures,
     SiteFigures,
     Timing,
 )
-from pytest_maxact.reducers.extrema import Extrema
-from pytest_maxact.reducers.kernels.eager import scan
-from pytest_maxact.reducers.rows import ENCODINGS, Rows, Scan
-from pytest_maxact.reducers.sun import Sun
+from pytest_maxact.reducers.encoding import ENCODINGS
+from pytest_maxact.reducers.group import SiteGroup, SiteResult
+from pytest_maxact.reducers.kernels import Shape, choose
+from pytest_maxact.sidecar import Arrays
 
 # More tokens a forward gain nothing beyond these; less memory than they need halves them.
 CPU_BATCH_TOKENS = 4096
 GPU_BATCH_TOKENS = 16384
 LEAST_BATCH_TOKENS = 512
+QUANTILES = (0.25, 0.5, 0.75, 0.9, 0.99, 0.999, 0.9999)
 
 Progress = Callable[[int, int], None]
 
@@ -75,22 +80,19 @@ def measure(
     checkpoint = model if isinstance(model, Checkpoint) else None
     if isinstance(model, Checkpoint):
         model, tokenizer = model.model, model.tokenizer
-    with _observing(model), torch.inference_mode():
+    with observing(model):
         anatomy = find_sites(model)
-        device = next(anatomy.core.parameters()).device
-        config = text_config(anatomy.core)
+        device = device_of(anatomy)
         if batches is None:
             chosen = load_corpus(corpus) if isinstance(corpus, str) else corpus
             chosen = chosen if samples is None else chosen.first(samples)
-            batch_tokens = batch_tokens or _batch_tokens(config, device)
-            work = from_corpus(chosen, tokenizer, config, max_length, special_tokens, batch_tokens)
+            work = deal_out(anatomy, tokenizer, chosen, max_length, special_tokens, batch_tokens)
         else:
-            work = from_batches(batches, int(config.vocab_size))
-        observer = _Observer(anatomy)
+            work = from_batches(batches, int(text_config(anatomy.core).vocab_size))
+        observer = Observer(anatomy, len(work.names))
         seconds = _run(observer, work.batches, device, progress)
-    texts = Texts(work, tokenizer)
-    sites = [observer.figures(placement, texts) for placement in anatomy.placements]
-    return Measurement(
+    sites, arrays = observer.finish(Texts(work, tokenizer))
+    record = Measurement(
         model=_describe(anatomy, model, checkpoint),
         corpus=work.facts,
         environment=Environment(
@@ -100,84 +102,159 @@ def measure(
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             threads=torch.get_num_threads(),
             ranks=1,
-            batch_tokens=batch_tokens,
+            batch_tokens=work.batch_tokens,
+            kernel=observer.kernel.name,
         ),
         peak=outcome.peak(sites),
         dominance=outcome.dominance(sites),
         sun=outcome.sun(sites),
         trajectory=outcome.trajectory(sites),
         sites=sites,
-        notes=[*anatomy.notes, *_slow_cpu(anatomy.core, device)],
-        timing=Timing(seconds=seconds, tokens_per_s=work.facts.tokens / seconds),
+        samples=_samples(work, observer),
+        notes=[*anatomy.notes, *_slow_cpu(anatomy.core, device), *([observer.kernel.note] if observer.kernel.note else [])],
+        timing=Timing(
+            seconds=seconds,
+            tokens_per_s=work.facts.tokens / seconds,
+            hook_fraction=None if device.type != "cpu" else observer.seconds / (seconds - observer.seconds),
+        ),
     )
+    return record.with_arrays(arrays)
 
 
-class _Observer:
-    """Holds the reducers of every site; its hooks scan a batch, `take` reduces it when it is through."""
+class Observer:
+    """Holds the groups of all sites: its hooks let a kernel read what each site gave, `take` reduces a batch that is through.
 
-    def __init__(self, anatomy: Anatomy) -> None:
+    seconds: spent in hooks and reductions so far, as the host sees it.
+    """
+
+    def __init__(self, anatomy: Anatomy, samples: int) -> None:
         self.anatomy = anatomy
-        self.extrema = {placement: Extrema() for placement in anatomy.placements}
-        self.sun = {placement: Sun() for placement in anatomy.placements if placement.site.component in WITH_SUN}
-        self._scans: dict[Placement, Scan] = {}
-        self._order = torch.empty(0)
+        self.seconds = 0.0
+        self._seen: set[Placement] = set()
+        groups: dict[tuple[torch.dtype, torch.device, bool], list[Placement]] = {}
+        for placement in anatomy.placements:
+            _check_dtype(placement, placement.dtype)
+            sun = placement.site.component in WITH_SUN
+            groups.setdefault((placement.dtype, _home(placement.device), sun), []).append(placement)
+        self.groups = [
+            SiteGroup(ENCODINGS[dtype], [placement.site for placement in members], device, samples=samples, judged_by_sun=sun)
+            for (dtype, device, sun), members in groups.items()
+        ]
+        self.kernel = choose(
+            next(group.device for group in self.groups),
+            {Shape(member.dtype, member.width, key[2]) for key, members in groups.items() for member in members},
+        )
+        self._slots = {
+            placement: (group, index)
+            for group, members in zip(self.groups, groups.values(), strict=True)
+            for index, placement in enumerate(members)
+        }
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
+        """Hooks on all sites."""
         with hooks({placement.module: self._hook(placement) for placement in self.anatomy.placements}):
             yield
 
-    def forward(self, batch: Batch, device: torch.device) -> None:
-        self._order = batch.order.to(device)
-        self._scans = {}
+    def run(self, batch: Batch, device: torch.device) -> None:
+        """A batch through the hooked model and into the groups."""
+        for group in self.groups:
+            group.begin(batch.real, batch.place)
+        self._seen.clear()
         self.anatomy.core(**batch.inputs(device), use_cache=False)
-
-    def take(self, batch: Batch) -> None:
+        start = time.perf_counter()
         for placement in self.anatomy.placements:
-            if placement not in self._scans:
+            if placement not in self._seen:
                 raise MeasurementError(f"{placement.site} ({placement.name}) was not reached by a batch: its peak is unknown")
-            rows = Rows.from_scan(self._scans[placement], batch.real, batch.sample, batch.position)
-            self.extrema[placement] = self.extrema[placement].update(rows)
-            if placement in self.sun:
-                self.sun[placement] = self.sun[placement].update(rows)
-        self._scans = {}
+        for group in self.groups:
+            group.take(batch.samples)
+        self.seconds += time.perf_counter() - start
 
-    def figures(self, placement: Placement, texts: Texts) -> SiteFigures:
-        found = self.extrema[placement].finish()
-        sun = self.sun[placement].finish() if placement in self.sun else None
-        return SiteFigures(
-            component=placement.site.component,
-            layer=placement.site.layer,
-            max=float("nan") if found.largest is None else found.largest,
-            min=float("nan") if found.smallest is None else found.smallest,
-            count=found.count,
-            nan=found.nan,
-            inf=found.inf,
-            peak=None if found.peak is None else texts.location(found.peak.sample, found.peak.position, found.peak.feature),
-            sun=sun,
+    def finish(self, texts: Texts) -> tuple[list[SiteFigures], Arrays]:
+        """The figures of all sites, in the order in which the model ran them."""
+        results = {site: result for group in self.groups for site, result in zip(group.sites, group.finish(), strict=True)}
+        hidden = {layer: peaks for group in self.groups for layer, peaks in group.hidden_peaks().items()}
+        arrays = Arrays(
+            histograms=[results[placement.site].histogram for placement in self.anatomy.placements],
+            hidden_peaks=np.stack([hidden[layer] for layer in sorted(hidden)]).astype(np.float32),
         )
+        return [_figures(placement, results[placement.site], texts) for placement in self.anatomy.placements], arrays
 
     def _hook(self, placement: Placement) -> Callable[..., None]:
-        median = placement in self.sun
+        group, index = self._slots[placement]
 
         def observe(module: nn.Module, args: Any, output: Any) -> None:
+            start = time.perf_counter()
             activations = tensor_of(output, placement.index)
-            if activations.dtype not in ENCODINGS:
-                known = ", ".join(str(dtype).removeprefix("torch.") for dtype in ENCODINGS)
-                raise MeasurementError(f"{placement.site} holds {activations.dtype}, which is none of {known}")
-            if placement in self._scans:
+            if activations.dtype != placement.dtype:
+                _check_dtype(placement, activations.dtype)
+                raise MeasurementError(
+                    f"{placement.site} changed its dtype from {group.encoding.name} to "
+                    f"{ENCODINGS[activations.dtype].name}: measure without autocast"
+                )
+            if placement in self._seen:
                 raise MeasurementError(f"{placement.site} ({placement.name}) ran more than once in a batch")
-            order = self._order.to(activations.device)
-            if activations.numel() // activations.shape[-1] != len(order):
+            if activations.numel() // activations.shape[-1] != len(group.rows.real):
                 raise MeasurementError(
                     f"{placement.site} holds {tuple(activations.shape)}: its rows are not the batch's tokens"
                 )
-            self._scans[placement] = scan(activations, order, median=median)
+            self._seen.add(placement)
+            self.kernel.scan(activations.to(group.device), group.views[index])
+            self.seconds += time.perf_counter() - start
 
         return observe
 
 
-def _run(observer: _Observer, batches: list[Batch], device: torch.device, progress: Progress | None) -> float:
+def _home(device: torch.device) -> torch.device:
+    """Where tensors of a device are read: kernels know CPUs and CUDA devices; others lack float64."""
+    return device if device.type == "cuda" else torch.device("cpu")
+
+
+def _check_dtype(placement: Placement, dtype: torch.dtype) -> None:
+    if dtype not in ENCODINGS:
+        known = ", ".join(encoding.name for encoding in ENCODINGS.values())
+        raise MeasurementError(f"{placement.site} holds {str(dtype).removeprefix('torch.')}, which is none of {known}")
+
+
+def _figures(placement: Placement, found: SiteResult, texts: Texts) -> SiteFigures:
+    high, low = (math.nan, math.nan) if found.high is None or found.low is None else (found.high, found.low)
+    moments, histogram = found.moments, found.histogram
+    largest = max(abs(high), abs(low))
+    return SiteFigures(
+        component=placement.site.component,
+        layer=placement.site.layer,
+        max=high,
+        min=low,
+        count=int(histogram.counts.sum()),
+        nan=found.nan,
+        inf=found.inf,
+        peak=None if found.peak is None else texts.location(found.peak),
+        mean=moments.mean,
+        std=moments.std,
+        rms=moments.rms,
+        abs_mean=moments.abs_mean,
+        abs_quantiles={str(q): histogram.quantile(q) for q in QUANTILES},
+        top=found.top,
+        crest=largest / moments.rms if moments.rms else math.nan,
+        sun=found.sun,
+        sqnr=sqnr(histogram),
+        approximate=not histogram.exact,
+    )
+
+
+def _samples(work: Work, observer: Observer) -> list[SampleFigures]:
+    peaks = np.stack([group.sample_peaks() for group in observer.groups]).max(0)
+    tokens = dict.fromkeys(range(len(work.names)), 0)
+    for batch in work.batches:
+        for sample, count in zip(batch.samples.tolist(), batch.mask.sum(-1).tolist(), strict=True):
+            tokens[sample] += count
+    return [
+        SampleFigures(id=name, category=category, tokens=tokens[index], peak=math.nan if peak < 0 else float(peak))
+        for index, (name, category, peak) in enumerate(zip(work.names, work.categories, peaks, strict=True))
+    ]
+
+
+def _run(observer: Observer, batches: list[Batch], device: torch.device, progress: Progress | None) -> float:
     """Seconds of the forwards and their reductions."""
     total = sum(batch.tokens for batch in batches)
     if not total:
@@ -188,12 +265,52 @@ def _run(observer: _Observer, batches: list[Batch], device: torch.device, progre
         if progress is not None:
             progress(done, total)
         for batch in batches:
-            observer.forward(batch, device)
-            observer.take(batch)
+            if not batch.tokens:
+                continue
+            observer.run(batch, device)
             done += batch.tokens
             if progress is not None:
                 progress(done, total)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
     return time.perf_counter() - start
+
+
+def deal_out(
+    anatomy: Anatomy,
+    tokenizer: Any,
+    corpus: Corpus,
+    max_length: int | None,
+    special_tokens: SpecialTokens,
+    batch_tokens: int | None,
+) -> Work:
+    """A corpus as batches for a model, their size by its device and memory where none is given.
+
+    Raises:
+        CorpusError: where the corpus does not fit the model.
+
+    """
+    config = text_config(anatomy.core)
+    budget = batch_tokens or _batch_tokens(config, device_of(anatomy))
+    return from_corpus(corpus, tokenizer, config, max_length, special_tokens, budget)
+
+
+def device_of(anatomy: Anatomy) -> torch.device:
+    """Where token ids go in."""
+    return next(anatomy.core.parameters()).device
+
+
+@contextmanager
+def observing(model: nn.Module) -> Iterator[None]:
+    """Inference and evaluation mode, each module's own mode restored afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _batch_tokens(config: Any, device: torch.device) -> int:
@@ -207,18 +324,6 @@ def _batch_tokens(config: Any, device: torch.device) -> int:
     while budget > LEAST_BATCH_TOKENS and budget * widest * 16 * 4 > free / 2:
         budget //= 2
     return budget
-
-
-@contextmanager
-def _observing(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, each module's own mode restored afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _describe(anatomy: Anatomy, model: nn.Module, checkpoint: Checkpoint | None) -> Model:

@@ -19,7 +19,7 @@ import pytest
 
 from pytest_maxact.checks import CHECKS, Tolerance, Verdict, judge
 from pytest_maxact.checks.conditions import differences
-from pytest_maxact.config import SUITE
+from pytest_maxact.config import BENCHMARK, SUITE
 from pytest_maxact.errors import MaxactError
 from pytest_maxact.record import Baseline, Measurement, write_atomically
 
@@ -78,7 +78,7 @@ class Session:
         return Result(
             measurement=Measurement.load(record) if record.exists() else None,
             baseline=Baseline.load(baseline) if baseline.exists() else None,
-            tolerance=Tolerance(**data["tolerance"]),
+            tolerance=Tolerance(**data["tolerance"] | {"formats": tuple(data["tolerance"].get("formats", ()))}),
             changes=tuple(data["changes"]),
             missing=data["missing"],
             error=data["error"],
@@ -147,22 +147,24 @@ class Suite(pytest.Collector):
         self.only = only
 
     def collect(self) -> Iterator[pytest.Item]:
-        """One item for each check, or those that were named."""
+        """One item for each check that the settings give something to do, or those that were named."""
         for name in CHECKS:
-            if not self.only or name in self.only:
+            if name in self.only if self.only else name != "headroom" or self.maxact.settings.formats:
                 yield CheckItem.from_parent(self, name=name, maxact=self.maxact)
+        if self.maxact.settings.benchmark and (not self.only or BENCHMARK in self.only):
+            yield BenchmarkItem.from_parent(self, name=BENCHMARK, maxact=self.maxact)
 
 
-class CheckItem(pytest.Item):
-    """The node `maxact::CHECK`."""
+class MeasuredItem(pytest.Item):
+    """What needs the session's measurement."""
 
     def __init__(self, *, maxact: Session, **kwargs: object) -> None:
         super().__init__(**kwargs)  # type: ignore[arg-type]
         self.maxact = maxact
         self.add_marker("maxact")
 
-    def runtest(self) -> None:
-        """Measure if nobody has, and judge."""
+    def measured(self) -> tuple[Measurement, Result]:
+        """Measure if nobody has; fail where that was not possible."""
         result = self.maxact.result()
         if result.measurement is None:
             assert result.error is not None
@@ -170,7 +172,31 @@ class CheckItem(pytest.Item):
             if rest:  # a traceback: once is enough
                 rest, self.maxact.error_told = ["see the first of these"] if self.maxact.error_told else rest, True
             pytest.fail("\n".join([f"nothing was measured: {reason}", *rest]), pytrace=False)
-        verdict = self._verdict(result.measurement, result)
+        return result.measurement, result
+
+    def reportinfo(self) -> tuple[Path, None, str]:
+        """Shown where a test function's file and name would be."""
+        return self.config.rootpath / SUITE, None, self.nodeid
+
+
+class BenchmarkItem(MeasuredItem):
+    """The node `maxact::benchmark`: what observing costs; it passes once that is known, and the summary shows it."""
+
+    def runtest(self) -> None:
+        """Measure if nobody has, and keep the figures as properties."""
+        measurement, _ = self.measured()
+        assert measurement.overhead is not None
+        figures = measurement.overhead.model_dump(exclude_none=True)
+        self.user_properties += [(f"maxact.{name}", value) for name, value in figures.items()]
+
+
+class CheckItem(MeasuredItem):
+    """The node `maxact::CHECK`."""
+
+    def runtest(self) -> None:
+        """Measure if nobody has, and judge."""
+        measurement, result = self.measured()
+        verdict = self._verdict(measurement, result)
         if verdict.value is not None:
             self.user_properties.append((f"maxact.{self.name}", verdict.value))
         if result.error is not None:  # measured, but the record or the baseline could not be written
@@ -180,10 +206,6 @@ class CheckItem(pytest.Item):
             pytest.skip(verdict.summary)
         if verdict.failed:
             pytest.fail("\n".join(self._lines(verdict, result)), pytrace=False)
-
-    def reportinfo(self) -> tuple[Path, None, str]:
-        """Shown where a test function's file and name would be."""
-        return self.config.rootpath / SUITE, None, self.nodeid
 
     def _verdict(self, measurement: Measurement, result: Result) -> Verdict:
         verdict = judge(self.name, measurement, result.baseline, result.tolerance)

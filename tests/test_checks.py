@@ -10,7 +10,10 @@ import pytest
 
 from pytest_maxact import outcome
 from pytest_maxact.checks import CHECKS, Tolerance, Verdict, compare, judge
+from pytest_maxact.config import OPTIONS
+from pytest_maxact.formats import FORMATS
 from pytest_maxact.record import (
+    BASELINE_SQNR,
     Baseline,
     CorpusFacts,
     Dominance,
@@ -28,7 +31,7 @@ from pytest_maxact.record import (
 from pytest_maxact.wording import number, ratio, token_in_context
 
 STEP = 2.0**-7
-PLACE = Location(feature=3, sample="prose-01", position=5, token_id=7, token=" of", before="the end", after=" it")
+PLACE = Location(signed=1.0, feature=3, sample="prose-01", position=5, token_id=7, token=" of", before="the end", after=" it")
 NAN = math.nan
 DEFAULT = Tolerance()
 
@@ -42,6 +45,8 @@ def site(
     inf: int = 0,
     margin: float | None = None,
     place: Location | None = PLACE,
+    sqnr: dict[str, float] | None = None,
+    approximate: bool = False,
 ) -> SiteFigures:
     """A site whose largest |a| is that of `value`, which keeps its sign; NaN: no finite value."""
     sun = None
@@ -66,8 +71,17 @@ def site(
         count=100,
         nan=nan,
         inf=inf,
-        peak=None if math.isnan(value) else place,
+        peak=None if math.isnan(value) else place.model_copy(update={"signed": value}) if place else None,
+        mean=0.0,
+        std=1.0,
+        rms=1.0,
+        abs_mean=0.5,
+        abs_quantiles={"0.5": 0.5},
+        top=[value],
+        crest=abs(value),
         sun=sun,
+        sqnr=sqnr or {},
+        approximate=approximate,
     )
 
 
@@ -99,10 +113,13 @@ def measured(sites: Iterable[SiteFigures], **changes: Any) -> Measurement:
             max_length=changes.pop("max_length", 256),
             special_tokens=changes.pop("special_tokens", "none"),
         ),
-        environment=Environment(python="3", torch="2", transformers="5", device="cpu", threads=1, ranks=1, batch_tokens=None),
+        environment=Environment(
+            python="3", torch="2", transformers="5", device="cpu", threads=1, ranks=1, batch_tokens=None, kernel="eager"
+        ),
         sites=sites,
+        samples=[],
         notes=[],
-        timing=Timing(seconds=1.0, tokens_per_s=1.0),
+        timing=Timing(seconds=1.0, tokens_per_s=1.0, hook_fraction=None),
         **derived | changes,
     )
 
@@ -142,8 +159,11 @@ def text(verdict: Verdict) -> str:
 
 def test_the_same_figures_pass_every_check() -> None:
     verdicts = compare(measured(model()), stored())
-    assert [(verdict.check, verdict.outcome) for verdict in verdicts] == [(name, "passed") for name in CHECKS]
-    assert list(CHECKS) == ["finite", "maximum", "location", "dominance", "sun", "profile"]
+    assert {verdict.check: verdict.outcome for verdict in verdicts} == {
+        **dict.fromkeys(["finite", "maximum", "location", "dominance", "sun", "profile"], "passed"),
+        "headroom": "skipped",  # no format was asked for
+    }
+    assert [verdict.check for verdict in verdicts] == list(CHECKS)
 
 
 def test_without_a_baseline_only_finite_judges() -> None:
@@ -156,16 +176,23 @@ def test_without_a_baseline_only_finite_judges() -> None:
 
 def test_a_model_of_nothing_but_nan_fails_all_checks() -> None:
     broken = [site(s.component, s.layer, NAN, nan=100) for s in model()]
-    assert {verdict.outcome for verdict in compare(measured(broken), stored())} == {"failed"}
+    assert {verdict.check for verdict in compare(measured(broken), stored()) if not verdict.failed} == {"headroom"}
 
 
 def test_every_verdict_of_a_wild_model_is_one_line_a_line() -> None:
     nasty = Location(
-        feature=0, sample="a\nb\x1b[31m", position=0, token_id=1, token="\r\n\t\x00\u2028", before="\x1b[2J\n", after="\x85\x0b"
+        signed=1.0,
+        feature=0,
+        sample="a\nb\x1b[31m",
+        position=0,
+        token_id=1,
+        token="\r\n\t\x00\u2028",
+        before="\x1b[2J\n",
+        after="\x85\x0b",
     )
     wild = [site("gate", 0, 9e5, place=nasty), site("hidden", 0, 4e5, nan=3, place=nasty), site("router", 7, 1.0)]
     verdicts = compare(measured(wild), stored(), Tolerance(ceiling=5.0))
-    assert [verdict.outcome for verdict in verdicts] == ["failed"] * 4 + ["failed", "failed"]
+    assert [verdict.outcome for verdict in verdicts] == ["failed"] * 6 + ["skipped"]
     for verdict in verdicts:
         for line in (verdict.summary, *verdict.details):
             assert len(line.splitlines()) == 1
@@ -553,7 +580,7 @@ def test_several_conditions_are_named_together() -> None:
 def test_what_does_not_condition_the_figures_is_not_compared() -> None:
     now = measured(model(), corpus="renamed")
     other = now.model_copy(update={"model": now.model.model_copy(update={"id": "n", "fingerprint": "0" * 64, "layers": 9})})
-    assert {verdict.outcome for verdict in compare(other, stored())} == {"passed"}
+    assert {verdict.check for verdict in compare(other, stored()) if verdict.outcome != "passed"} == {"headroom"}
 
 
 def test_ready_batches_are_told_from_a_corpus() -> None:
@@ -579,7 +606,74 @@ def test_a_fact_that_the_baseline_lacks_is_not_checked() -> None:
         "dominance": "skipped",
         "sun": "skipped",
         "profile": "failed",
+        "headroom": "skipped",
     }
+
+
+# --- headroom
+
+
+def with_sqnr(peak: float = 1000.0, *, mlp: float = 30.0, approximate: bool = False) -> list[SiteFigures]:
+    """One layer; the MLP's INT-8 figures are `mlp` dB and 3 dB more."""
+    figures = {"int8_maxabs": mlp, "int8_p999": mlp + 3, "fp8_e4m3": 25.0, "fp8_e5m2": 20.0}
+    return [
+        site("embedding", None, 2.0, sqnr=dict.fromkeys(figures, 40.0)),
+        site("mlp", 0, 20.0, sqnr=figures, approximate=approximate),
+        site("router", 0, 1e9, sqnr=dict.fromkeys(figures, -5.0)),  # no part of M: overflows nothing
+        site("hidden", 0, peak, margin=0.5, sqnr=dict.fromkeys(figures, 12.0)),
+    ]
+
+
+def asked(*formats: str) -> Tolerance:
+    return Tolerance(formats=formats)
+
+
+def test_headroom_is_judged_where_a_format_was_asked_for() -> None:
+    verdict = run("headroom", with_sqnr(), stored(sites=with_sqnr()))
+    assert (verdict.outcome, verdict.summary) == ("skipped", "no number format was asked for: see --maxact-format")
+
+
+@pytest.mark.parametrize(
+    ("name", "largest"), [("float16", 65504.0), ("fp8_e4m3", 448.0), ("fp8_e5m2", 57344.0)], ids=lambda value: str(value)
+)
+def test_a_site_beyond_a_formats_largest_value_overflows_it_with_or_without_a_baseline(name: str, largest: float) -> None:
+    for baseline in (None, stored(sites=with_sqnr())):
+        verdict = run("headroom", with_sqnr(largest), baseline, asked(name))
+        assert verdict.outcome == "passed"
+        assert f"{name} holds every site" in verdict.summary
+        verdict = run("headroom", with_sqnr(-largest * 1.1), baseline, asked(name))
+        assert verdict.failed
+        assert verdict.summary.startswith("1 overflow; the first is hidden layer 0: ")
+        assert f"overflows {name} (largest {largest:,.0f})" in verdict.details[0]
+
+
+def test_int8_is_scaled_to_each_site_so_that_it_needs_a_baseline_with_sqnr() -> None:
+    without = Baseline.model_validate(stored(sites=model()).model_dump(by_alias=True))
+    for baseline in (None, without):
+        verdict = run("headroom", with_sqnr(), baseline, asked("int8"))
+        assert verdict.outcome == "skipped"
+        assert verdict.summary == "int8 is scaled to each site: needs a baseline that holds SQNR"
+
+
+@pytest.mark.parametrize(("mlp", "expected"), [(29.0, "passed"), (28.99, "failed"), (40.0, "passed"), (NAN, "failed")])
+def test_an_sqnr_more_than_one_decibel_below_the_baseline_fails(mlp: float, expected: str) -> None:
+    verdict = run("headroom", with_sqnr(mlp=mlp), stored(sites=with_sqnr()), asked("int8"))
+    assert verdict.outcome == expected
+    if expected == "failed":
+        assert "in 2 of 6 figures; the first is mlp layer 0: int8_maxabs 30.00 dB to" in verdict.summary
+        assert len(verdict.details) == 2
+    assert run("headroom", with_sqnr(mlp=mlp), stored(sites=with_sqnr()), asked("fp8_e5m2")).outcome == "passed"
+
+
+def test_an_approximate_loss_says_so() -> None:
+    verdict = run("headroom", with_sqnr(mlp=1.0, approximate=True), stored(sites=with_sqnr()), asked("int8"))
+    assert verdict.details[0] == "mlp layer 0: int8_maxabs 30.00 dB to 1.00 dB (approximate)"
+
+
+def test_formats_that_can_be_asked_for_are_those_there_are() -> None:
+    choices = next(option.choices for option in OPTIONS if option.name == "format")
+    assert set(choices) == set(FORMATS)
+    assert {key for form in FORMATS.values() for key in form.sqnr_keys} == set(BASELINE_SQNR)
 
 
 # --- how figures and tokens are told
@@ -617,8 +711,8 @@ def test_a_ratio_is_short_even_where_a_model_blew_up() -> None:
     ("place", "shown"),
     [
         (PLACE, "token ' of' at position 5 of sample prose-01: the end[ of] it"),
-        (Location(feature=0, sample="s", position=2, token_id=7), "token id 7 at position 2 of sample s"),
-        (Location(feature=0), "rows of this site cannot be traced to tokens"),
+        (Location(signed=1.0, feature=0, sample="s", position=2, token_id=7), "token id 7 at position 2 of sample s"),
+        (Location(signed=1.0, feature=0), "rows of this site cannot be traced to tokens"),
     ],
 )
 def test_a_token_in_context(place: Location, shown: str) -> None:

@@ -21,7 +21,7 @@ from pytest_maxact.checkpoint import find, load
 from pytest_maxact.config import Settings
 from pytest_maxact.errors import MaxactError
 from pytest_maxact.plan import Plan
-from pytest_maxact.record import Baseline, Location, Measurement, ToleranceOverride
+from pytest_maxact.record import Baseline, Location, Measurement, Overhead, ToleranceOverride
 from pytest_maxact.report.terminal import summary
 from pytest_maxact.runner import measure
 
@@ -754,11 +754,69 @@ def test_an_interrupt_while_measuring_leaves_nothing_behind(project: Project, mo
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pytest_maxact.runner._Observer.take", interrupted)
+    monkeypatch.setattr("pytest_maxact.runner.Observer.run", interrupted)
     result = project.pytest("--maxact-json=r.json", "--maxact-update")
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert left_behind(project) == []
     assert "maximum activations" not in result.stdout.str()
+
+
+# --- number formats, arrays, cost
+
+
+def test_headroom_joins_the_suite_where_a_format_is_asked_for(project: Project) -> None:
+    project.baseline()
+    assert project.outcomes("--maxact-format=int8", "--maxact-format=float16") == {"passed": [*ALL, "headroom"]}
+    result = project.pytest("maxact::headroom")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["ERROR: maxact::headroom needs a number format to check: add --maxact-format=NAME"])
+    (project.folder / "pytest.ini").write_text("[pytest]\nmaxact_format = int8 fp8_e5m2\n")
+    assert project.outcomes("maxact::headroom") == {"passed": ["headroom"]}
+    assert "--maxact-format=int4 is none of float16, fp8_e4m3, fp8_e5m2, int8" in project.problem("--maxact-format=int4")
+
+
+def test_an_overflow_and_a_lost_sqnr_are_red_with_the_site(project: Project, copy: Callable[[str], Path]) -> None:
+    def better(data: dict[str, Any]) -> None:
+        site = next(site for site in data["sites"] if site["component"] == "gate")
+        site["sqnr"]["int8_p999"] += 1.5
+
+    project.baseline(better)
+    found = project.outcomes("--maxact-format=int8")
+    assert found["failed"] == ["headroom"]
+    assert "the first is gate layer 0: int8_p999 " in project.last.texts["maxact::headroom"]
+
+    loud = copy("loud")
+    weights = load_file(loud / "model.safetensors")
+    weights["embed_tokens.weight"] *= 1e7
+    save_file(weights, loud / "model.safetensors", metadata={"format": "pt"})
+    found = project.outcomes(f"--maxact-model={loud}", "--maxact-baseline=none", "--maxact-format=float16")
+    assert found["failed"] == ["headroom"]
+    assert "overflows float16 (largest 65,504)" in project.last.texts["maxact::headroom"]
+
+
+def test_the_record_comes_with_its_arrays(project: Project) -> None:
+    project.baseline()
+    assert project.pytest("--maxact-json=r.json").ret == 0
+    record = Measurement.load(project.folder / "r.json")
+    assert record.arrays.histograms == project.measured.arrays.histograms
+    assert [sample.id for sample in record.samples] == ["a", "b", "c"]
+    assert record.hidden_peaks.shape == (3, 3)
+    assert "the record's arrays go to a .npz file beside it" in project.problem("--maxact-json=r.npz")
+    (project.folder / "x.npz").mkdir()
+    assert "it is a folder or a special file" in project.problem("--maxact-json=x.json")
+
+
+def test_the_benchmark_is_an_item_and_is_shown(project: Project) -> None:
+    project.baseline()
+    result = project.pytest("--maxact-benchmark", "--junitxml=junit.xml")
+    assert result.ret == 0
+    assert project.last.outcomes["maxact::benchmark"] == "passed"
+    result.stdout.fnmatch_lines(["cost of observing (* kernel, * tokens a forward, 3 rounds): in-hook*"])
+    junit = (project.folder / "junit.xml").read_text()
+    assert 'name="maxact.in_hook"' in junit
+    result = project.pytest("maxact::benchmark")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["ERROR: maxact::benchmark runs only on request: add --maxact-benchmark"])
 
 
 # --- the summary
@@ -766,7 +824,14 @@ def test_an_interrupt_while_measuring_leaves_nothing_behind(project: Project, mo
 
 def test_the_summary_of_a_wild_record_fits_80_columns(measured: Measurement) -> None:
     place = Location(
-        feature=131071, sample="s" * 90, position=10**6, token_id=5, token="t" * 60, before="b" * 24, after="\n" * 24
+        signed=3.4e38,
+        feature=131071,
+        sample="s" * 90,
+        position=10**6,
+        token_id=5,
+        token="t" * 60,
+        before="b" * 24,
+        after="\n" * 24,
     )
     sites = [site.model_copy(update={"max": 3.4e38, "peak": place}) for site in measured.sites]
     assert measured.peak is not None
@@ -775,9 +840,20 @@ def test_the_summary_of_a_wild_record_fits_80_columns(measured: Measurement) -> 
             "model": measured.model.model_copy(update={"id": "organisation/" + "n" * 100, "layers": 10**4}),
             "sites": sites,
             "peak": measured.peak.model_copy(
-                update={**place.model_dump(), "value": 3.4e38, "component": "attention", "layer": 999}
+                update={**place.model_dump(), "value": 3.4e38, "component": "attention", "layer": 2}
             ),
             "notes": ["a note of many words " * 10],
+            "overhead": Overhead(
+                kernel="eager",
+                rounds=3,
+                tokens=10**7,
+                plain_tokens_per_s=1e7,
+                hooked_tokens_per_s=1e-3,
+                in_hook=1e4,
+                wall=1e4,
+                memory_mb=-3.0,
+                finishing_s=1e4,
+            ),
         }
     )
     for baseline in (None, Baseline.of(measured)):
@@ -795,7 +871,7 @@ def test_an_idle_plugin_imports_nothing_heavy(pytester: pytest.Pytester) -> None
 
         def test_nothing_heavy(pytestconfig):
             assert pytestconfig.pluginmanager.has_plugin("maxact")
-            heavy = {"torch", "transformers", "numpy", "pydantic", "tqdm", "filelock", "safetensors", "psutil"}
+            heavy = {"numba", "torch", "transformers", "numpy", "pydantic", "tqdm", "filelock", "safetensors", "psutil"}
             assert not heavy & set(sys.modules)
         """
     )
@@ -809,7 +885,7 @@ def test_an_idle_plugin_imports_nothing_heavy(pytester: pytest.Pytester) -> None
 
 def test_an_action_that_the_arguments_switch_off_is_refused(project: Project) -> None:
     (project.folder / "test_mine.py").write_text("def test_mine(): pass")
-    for action in ("--maxact-update", "--maxact-json=r.json"):
+    for action in ("--maxact-update", "--maxact-json=r.json", "--maxact-benchmark"):
         result = project.pytest("test_mine.py", action)
         assert result.ret == 4
         result.stderr.fnmatch_lines(["ERROR: *would do nothing: *add the argument maxact"])

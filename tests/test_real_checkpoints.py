@@ -9,6 +9,7 @@ import copy
 import importlib.util
 import io
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -184,6 +185,29 @@ def test_extrema_equal_hand_written_hooks_to_the_bit(real: WholeRun, as_dtype: A
         found = record.site("hidden", layer)
         assert found is not None
         assert found.value == theirs
+
+
+def test_int8_rows_of_the_record_equal_quantizing_the_real_tensors_at_the_peak_site(real: WholeRun, as_dtype: Any) -> None:
+    ids = [
+        torch.tensor([sequence.ids])
+        for sequence in tokenize(load_corpus("core").first(4), real.checkpoint.tokenizer, "none", 96)
+    ]
+    record = measure(as_dtype, batches=[{"input_ids": row} for row in ids])
+    assert record.peak is not None
+    site = record.site(record.peak.component, record.peak.layer)
+    assert site is not None
+    seen: dict[tuple[str, int | None], list[torch.Tensor]] = {}
+    with torch.inference_mode(), hand_written_hooks(as_dtype, seen):
+        for row in ids:
+            as_dtype(input_ids=row, attention_mask=torch.ones_like(row), use_cache=False)
+    values = torch.cat([tensor.flatten() for tensor in seen[site.component, site.layer]]).double()
+    magnitudes = values.abs().sort().values
+    for policy, threshold in (("maxabs", magnitudes[-1]), ("p999", magnitudes[math.ceil(0.999 * len(values)) - 1])):
+        step = threshold / 127
+        error = values - (values / step).round().clamp(-127, 127) * step
+        direct = 10 * math.log10(float(values.square().sum() / error.square().sum()))
+        assert site.sqnr[f"int8_{policy}"] == pytest.approx(direct, abs=0.05 if site.approximate else 1e-6)
+        assert site.approximate == (as_dtype.dtype is torch.float32)
 
 
 def test_batches_of_another_composition_stay_within_one_step(smollm2: WholeRun) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -11,11 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_maxact.errors import BaselineError, MeasurementError
+from pytest_maxact.histogram import PATTERNS, Histogram
 from pytest_maxact.record import (
     Baseline,
     BaselineSite,
@@ -27,6 +30,7 @@ from pytest_maxact.record import (
     Model,
     Peak,
     Record,
+    SampleFigures,
     Site,
     SiteFigures,
     SunFigures,
@@ -36,9 +40,10 @@ from pytest_maxact.record import (
     Trajectory,
     write_atomically,
 )
+from pytest_maxact.sidecar import Arrays
 
 THIRD = 1 / 3
-PLACE = Location(feature=3, sample="s\n1", position=0, token_id=7, token=" 𝛼\u2028", before="", after="\x00z")
+PLACE = Location(signed=-1e308, feature=3, sample="s\n1", position=0, token_id=7, token=" 𝛼\u2028", before="", after="\x00z")
 SUN = SunFigures(
     tokens=4,
     passing=1,
@@ -58,7 +63,24 @@ def figures(
 ) -> SiteFigures:
     peak = None if math.isnan(high) else PLACE
     return SiteFigures(
-        component=component, layer=layer, max=high, min=low, count=8, nan=nan, inf=inf, peak=peak, sun=SUN if layer else None
+        component=component,
+        layer=layer,
+        max=high,
+        min=low,
+        count=8,
+        nan=nan,
+        inf=inf,
+        peak=peak,
+        mean=THIRD,
+        std=math.nan,
+        rms=5e-324,
+        abs_mean=0.1 + 0.2,
+        abs_quantiles={"0.25": THIRD, "0.999": math.nan},
+        top=[high, low],
+        crest=math.inf,
+        sun=SUN if layer else None,
+        sqnr={"int8_maxabs": THIRD, "int8_p999": math.inf, "int4_maxabs": math.nan},
+        approximate=bool(nan),
     )
 
 
@@ -80,14 +102,13 @@ def measurement(*sites: SiteFigures) -> Measurement:
             id="core", digest="d" * 64, samples=2, tokens=9, categories={"prose": 2}, max_length=None, special_tokens="none"
         ),
         environment=Environment(
-            python="3.11", torch="2.6", transformers="5.0", device="cpu", threads=1, ranks=1, batch_tokens=None
+            python="3.11", torch="2.6", transformers="5.0", device="cpu", threads=1, ranks=1, batch_tokens=None, kernel="eager"
         ),
         peak=Peak(
             **PLACE.model_dump(),
             component="hidden",
             layer=1,
             value=1e308,
-            signed=-1e308,
             plateau=[0, 1],
             ties=[Site(component="final_norm")],
         ),
@@ -95,8 +116,9 @@ def measurement(*sites: SiteFigures) -> Measurement:
         sun=SunOutcome(passes=True, layers=[1], margin=THIRD),
         trajectory=Trajectory(pattern="jump-and-plateau", largest_step=-math.inf, largest_step_layer=1),
         sites=list(sites) or [figures("hidden", 1, 5e-324, -1e308), figures("embedding", None, math.nan, math.nan)],
+        samples=[SampleFigures(id="s\n1", category=None, tokens=9, peak=math.nan)],
         notes=["one", "two"],
-        timing=Timing(seconds=0.1 + 0.2, tokens_per_s=30.0),
+        timing=Timing(seconds=0.1 + 0.2, tokens_per_s=30.0, hook_fraction=None),
     )
 
 
@@ -187,7 +209,8 @@ def test_sites_are_found_by_component_and_layer() -> None:
     found, stored = record.site("hidden", 2), Baseline.of(record).site("embedding", None)
     assert found is record.sites[3]
     assert found.value == 1e308
-    assert stored == BaselineSite(component="embedding", layer=None, max=1.0, min=-1.0)
+    kept = {"int8_maxabs": 0.3333, "int8_p999": math.inf}  # of four decimals, and not of every format
+    assert stored == BaselineSite(component="embedding", layer=None, max=1.0, min=-1.0, sqnr=kept)
     assert record.site("hidden", None) is record.site("mlp", 2) is None
 
 
@@ -199,7 +222,7 @@ def test_a_baseline_has_one_sorted_site_a_line() -> None:
     rows = [json.loads(line.rstrip(",")) for line in lines if line.startswith('    {"component"')]
     places = [(row["component"], row["layer"]) for row in rows]
     assert places == [("embedding", None), ("final_norm", None), ("gate", 0), ("hidden", 2), ("hidden", 10), ("router", 0)]
-    assert all(row.keys() == {"component", "layer", "max", "min"} for row in rows)
+    assert all(row.keys() == {"component", "layer", "max", "min", "sqnr"} for row in rows)
 
 
 def test_the_order_in_which_sites_ran_leaves_no_trace_in_a_baseline() -> None:
@@ -217,7 +240,7 @@ def test_a_baseline_holds_no_path_no_time_and_no_machine() -> None:
     text = Baseline.of(record).dumps()
     other = record.model_copy(
         update={
-            "timing": Timing(seconds=9.0, tokens_per_s=1.0),
+            "timing": Timing(seconds=9.0, tokens_per_s=1.0, hook_fraction=THIRD),
             "environment": record.environment.model_copy(update={"device": "cuda", "threads": 64}),
             "notes": ["other"],
         }
@@ -439,3 +462,100 @@ def test_a_write_replaces_the_whole_file_and_leaves_its_neighbours(tmp_path: Pat
     assert file.read_bytes() == b"new\n"
     assert other.read_text() == "somebody else's"
     assert len(list(tmp_path.iterdir())) == 2
+
+
+# --- The sidecar.
+
+HISTOGRAMS = [
+    Histogram("bfloat16", np.bincount([0, 0x7F80, 0x3F80, 0x3F80, 0xFFFF], minlength=PATTERNS)),
+    Histogram("float16", np.full(PATTERNS, 2**40)),
+]
+HIDDEN_PEAKS = np.array([[1.5, np.nan], [3e38, 0.0]], dtype=np.float32)
+
+
+def with_arrays() -> Measurement:
+    return healthy_pair().with_arrays(Arrays(HISTOGRAMS, HIDDEN_PEAKS))
+
+
+def healthy_pair() -> Measurement:
+    return measurement(figures("embedding", None), figures("hidden", 1))
+
+
+def test_arrays_come_back_bit_for_bit_from_a_file_beside_the_record(tmp_path: Path) -> None:
+    with_arrays().save(tmp_path / "run.7.json")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["run.7.json", "run.7.npz"]
+    back = Measurement.load(tmp_path / "run.7.json")
+    assert back.sidecar is not None
+    assert back.sidecar.file == "run.7.npz"
+    assert [back.histogram("embedding", None), back.histogram("hidden", 1)] == HISTOGRAMS
+    np.testing.assert_array_equal(back.hidden_peaks, HIDDEN_PEAKS)
+    assert back.hidden_peaks.dtype == np.float32
+    with pytest.raises(KeyError, match="no site hidden layer 0"):
+        back.histogram("hidden", 0)
+    back.save(tmp_path / "again.json")
+    assert (tmp_path / "again.npz").read_bytes() == (tmp_path / "run.7.npz").read_bytes()
+
+
+def test_a_record_without_arrays_is_one_file_and_says_so(tmp_path: Path) -> None:
+    healthy_pair().save(tmp_path / "r.json")
+    assert [file.name for file in tmp_path.iterdir()] == ["r.json"]
+    with pytest.raises(MeasurementError, match="came without its arrays: measure again to have them"):
+        _ = Measurement.load(tmp_path / "r.json").hidden_peaks
+
+
+def test_arrays_that_are_gone_changed_or_of_another_run_are_named(tmp_path: Path) -> None:
+    with_arrays().save(tmp_path / "r.json")
+    sidecar = tmp_path / "r.npz"
+    data = sidecar.read_bytes()
+    sidecar.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(MeasurementError, match=r"the arrays in .*r\.npz are not those of the record"):
+        _ = Measurement.load(tmp_path / "r.json").hidden_peaks
+    sidecar.unlink()
+    with pytest.raises(MeasurementError, match=r"arrays cannot be read: .*r\.npz: No such file"):
+        _ = Measurement.load(tmp_path / "r.json").hidden_peaks
+
+
+@pytest.mark.parametrize("name", ["../r.npz", "/r.npz", "a/r.npz", "a\\r.npz", "..npz", ".npz", "r.json", "", "r.npz\x00"])
+def test_a_sidecar_is_a_bare_name_beside_the_record(tmp_path: Path, name: str) -> None:
+    with_arrays().save(tmp_path / "r.json")
+    data = json.loads((tmp_path / "r.json").read_text())
+    data["sidecar"]["file"] = name
+    (tmp_path / "r.json").write_text(json.dumps(data))
+    with pytest.raises(MeasurementError, match=r"is malformed at sidecar\.file"):
+        Measurement.load(tmp_path / "r.json")
+
+
+def arrays_with(**changes: Any) -> bytes:
+    """The bytes of a sidecar with some of its arrays changed, or left out."""
+    with np.load(io.BytesIO(Arrays(HISTOGRAMS, HIDDEN_PEAKS).dumps())) as file:
+        arrays = {name: file[name] for name in file.files} | changes
+    out = io.BytesIO()
+    np.savez(out, **{name: array for name, array in arrays.items() if array is not None})
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"PK\x03\x04 no archive",
+        arrays_with(patterns=None),
+        arrays_with(hidden_peaks=np.array([["x"]])),
+        arrays_with(hidden_peaks=np.array([{}], dtype=object)),  # would have to be unpickled
+        arrays_with(counts=np.array([-1] * (PATTERNS + 4))),
+        arrays_with(counts=np.array([1])),
+        arrays_with(histogram_dtype=np.array(["bfloat16", "float64"])),
+        arrays_with(histogram_offsets=np.array([0, 9, 4])),
+        arrays_with(histogram_offsets=np.array([0, 4, PATTERNS + 5])),
+        arrays_with(histogram_exact=np.array([True])),
+    ],
+)
+def test_bytes_that_are_no_sidecar_are_refused(data: bytes) -> None:
+    assert Arrays.loads(arrays_with(), sites=2).histograms == HISTOGRAMS
+    with pytest.raises(ValueError, match=r"^it holds no measurement|^its arrays do not fit|^Object arrays"):
+        Arrays.loads(data, sites=2)
+
+
+def test_a_sidecar_of_more_sites_than_the_record_is_refused() -> None:
+    with pytest.raises(ValueError, match="do not fit the record"):
+        Arrays.loads(arrays_with(), sites=3)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from pytest_maxact.checks import dominance, finite, location, maximum, profile, sun
+from pytest_maxact.checks import dominance, finite, headroom, location, maximum, profile, sun
 from pytest_maxact.checks.conditions import differences
 from pytest_maxact.checks.verdict import Outcome, Tolerance, Verdict
 from pytest_maxact.record import Baseline, Measurement
@@ -26,7 +26,8 @@ class Check(Protocol):
         """The verdict."""
 
 
-CHECKS: dict[str, Check] = {module.NAME: module for module in (finite, maximum, location, dominance, sun, profile)}
+_ALL = (finite, maximum, location, dominance, sun, profile, headroom)
+CHECKS: dict[str, Check] = {module.NAME: module for module in _ALL}
 
 
 def judge(name: str, measurement: Measurement, baseline: Baseline | None, tolerance: Tolerance) -> Verdict:

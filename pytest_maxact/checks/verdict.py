@@ -16,12 +16,14 @@ class Tolerance:
 
     rtol: relative tolerance of M, dominance and the Sun margin. site_rtol: of a single site's peak.
     two_sided: whether a fall beyond the tolerance fails too. ceiling: what M must not exceed, baseline or not.
+    formats: names in `formats.FORMATS` that every site must fit.
     """
 
     rtol: float = 0.10
     site_rtol: float = 0.50
     two_sided: bool = False
     ceiling: float | None = None
+    formats: tuple[str, ...] = ()
 
     def for_m(self, baseline: Baseline) -> float:
         """The tolerance of M, the baseline's override counted in."""

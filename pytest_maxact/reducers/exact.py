@@ -2,54 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 
-import numpy as np
-
-from pytest_maxact.reducers.rows import Floats, Ints
+import torch
 
 # frexp gives exponents from -1073 to 1024; a slot each.
 _LOWEST_EXPONENT = -1073
 _SLOTS = 1024 - _LOWEST_EXPONENT + 1
-_HALF = 26  # a 53-bit mantissa is summed as two halves: 2^36 summands fit in an int64, 2^26 of an update in a float64
-
-
-def _zeros() -> Ints:
-    return np.zeros((2, _SLOTS), dtype=np.int64)
+_MANTISSA = 53
+_HALF = 26  # a mantissa is summed as two halves, so that 2^36 summands fit in an int64
 
 
 @dataclass(frozen=True)
 class ExactSum:
-    """The exact sum of finite non-negative float64 numbers: integer sums of their mantissas, one for each exponent.
+    """S exact sums of finite float64 numbers: integer sums of their mantissas, one for each exponent.
 
     Integer addition is associative and commutative, so any split and any order give the same state.
     """
 
-    halves: Ints = field(default_factory=_zeros)
+    halves: torch.Tensor  # int64 [2, S, slots]
 
-    def update(self, numbers: Floats) -> ExactSum:
-        """The sum with these numbers (shape [n], finite, >= 0) added."""
-        mantissa, exponent = np.frexp(numbers)
-        whole = np.ldexp(mantissa, 2 * _HALF + 1).astype(np.int64)
-        slot = exponent.astype(np.int64) - _LOWEST_EXPONENT
-        high = np.bincount(slot, weights=whole >> _HALF, minlength=_SLOTS)
-        low = np.bincount(slot, weights=whole & ((1 << _HALF) - 1), minlength=_SLOTS)
-        return self.merge(ExactSum(np.stack([high, low]).astype(np.int64)))
+    @classmethod
+    def zeros(cls, sites: int, device: torch.device) -> ExactSum:
+        """S empty sums."""
+        return cls(torch.zeros((2, sites, _SLOTS), dtype=torch.int64, device=device))
+
+    def update(self, numbers: torch.Tensor) -> ExactSum:
+        """The sums with these numbers (float64 [S, n], finite) added."""
+        mantissa, exponent = torch.frexp(numbers)
+        whole = (mantissa * 2.0**_MANTISSA).to(torch.int64)
+        slot = exponent.to(torch.int64) - _LOWEST_EXPONENT
+        high, low = self.halves
+        return ExactSum(
+            torch.stack(
+                [
+                    high.scatter_add(-1, slot, whole >> _HALF),
+                    low.scatter_add(-1, slot, whole & ((1 << _HALF) - 1)),
+                ]
+            )
+        )
 
     def merge(self, other: ExactSum) -> ExactSum:
-        """The sum of both."""
+        """The sums of both."""
         return ExactSum(self.halves + other.halves)
 
-    def finish(self) -> Fraction:
-        """The sum as a fraction, nothing lost."""
-        total = Fraction(0)
-        for slot in np.flatnonzero(self.halves.any(axis=0)):
-            whole = (int(self.halves[0, slot]) << _HALF) + int(self.halves[1, slot])
-            total += whole * Fraction(2) ** (int(slot) + _LOWEST_EXPONENT - 2 * _HALF - 1)
-        return total
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ExactSum) and np.array_equal(self.halves, other.halves)
-
-    __hash__ = None  # type: ignore[assignment]
+    def finish(self) -> list[Fraction]:
+        """The S sums as fractions, nothing lost."""
+        totals = []
+        for high, low in self.halves.cpu().numpy().swapaxes(0, 1):
+            used = (high.astype(bool) | low.astype(bool)).nonzero()[0]
+            total = sum(((int(high[slot]) << _HALF) + int(low[slot])) << int(slot) for slot in used)
+            totals.append(Fraction(total) * Fraction(2) ** (_LOWEST_EXPONENT - _MANTISSA))
+        return totals

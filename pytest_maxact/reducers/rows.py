@@ -1,145 +1,119 @@
-"""What reducers work on: per-token figures of one site in one batch, on the host."""
+"""What a kernel fills in and reducers work on: figures of a batch, one a token."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+from pytest_maxact.reducers.encoding import Encoding
+
+PATTERNS = 1 << 16
+TOP = 100
+NOWHERE = torch.iinfo(torch.int64).max
 
 
 @dataclass(frozen=True)
-class Encoding:
-    """How a floating-point dtype lays out its bits.
+class Wide:
+    """What a histogram of 16-bit patterns cannot tell of float32 values. All but `top` one a row.
 
-    A *key* is the bit pattern as a signed integer whose order is the order of the values; the *magnitude* is the pattern
-    without its sign bit, whose order is the order of |x|. From `infinity` upwards magnitudes are not finite.
+    high, low: float32 [S, N], the largest and the smallest finite value; -inf and inf where there is none.
+    nan, inf: int32 [S, N], how many values are NaN, and infinite.
+    sums: float64 [S, N, 3], sums over the row's finite values of x, |x| and x^2, each summand rounded to a fixed multiple of
+        the row's largest (2^-44 and 2^-43 of its octave), so that every order of adding gives the same bits.
+    top: int64 [S, 100], the largest finite |x| of the tensor as `rank` numbers, descending; -1 where there are fewer.
     """
 
-    dtype: torch.dtype
-    integer: torch.dtype
-    bits: int
-    infinity: int
-
-    @property
-    def magnitude_mask(self) -> int:
-        """All bits but the sign."""
-        return (1 << (self.bits - 1)) - 1
-
-    def values(self, magnitudes: Ints) -> Floats:
-        """Magnitudes as the float64 values they stand for, exactly."""
-        if self.dtype is torch.bfloat16:  # numpy lacks it: it is the upper half of a float32
-            return (magnitudes << 16).astype(np.uint32).view(np.float32).astype(np.float64)
-        unsigned, floating = {16: (np.uint16, np.float16), 32: (np.uint32, np.float32), 64: (np.uint64, np.float64)}[self.bits]
-        return magnitudes.astype(unsigned).view(floating).astype(np.float64)
-
-
-ENCODINGS = {
-    torch.bfloat16: Encoding(torch.bfloat16, torch.int16, 16, 0x7F80),
-    torch.float16: Encoding(torch.float16, torch.int16, 16, 0x7C00),
-    torch.float32: Encoding(torch.float32, torch.int32, 32, 0x7F800000),
-    torch.float64: Encoding(torch.float64, torch.int64, 64, 0x7FF0000000000000),
-}
-
-
-@dataclass(frozen=True)
-class Scan:
-    """Figures of one tensor of shape [..., d], seen as N rows, on the tensor's device; integers all.
-
-    max_key, min_key, nan, inf, median: [N] each, see `Rows`.
-    peak_row, feature, peak_key: scalars, where the largest finite |x| of the real rows stands, and its key.
-    """
-
-    encoding: Encoding
-    width: int
-    max_key: torch.Tensor
-    min_key: torch.Tensor
+    high: torch.Tensor
+    low: torch.Tensor
     nan: torch.Tensor
     inf: torch.Tensor
-    median: torch.Tensor | None
-    peak_row: torch.Tensor
-    feature: torch.Tensor
-    peak_key: torch.Tensor
+    sums: torch.Tensor
+    top: torch.Tensor
 
+    @classmethod
+    def empty(cls, shape: tuple[int, int], device: torch.device) -> Wide:
+        """Room for S sites and N rows."""
+        return cls(
+            high=torch.empty(shape, dtype=torch.float32, device=device),
+            low=torch.empty(shape, dtype=torch.float32, device=device),
+            nan=torch.empty(shape, dtype=torch.int32, device=device),
+            inf=torch.empty(shape, dtype=torch.int32, device=device),
+            sums=torch.empty((*shape, 3), dtype=torch.float64, device=device),
+            top=torch.empty((shape[0], TOP), dtype=torch.int64, device=device),
+        )
 
-@dataclass(frozen=True)
-class RowPeak:
-    """The largest finite |x| of a batch at one site: the key of the value, and where it stands."""
-
-    key: int
-    sample: int
-    position: int
-    feature: int
+    def __getitem__(self, site: int) -> Wide:
+        return Wide(**{field.name: getattr(self, field.name)[site] for field in fields(self)})
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Figures of n real tokens at one site; every array has shape [n] and dtype int64.
+    """Figures of S sites of one dtype in a batch of N rows, on the sites' device; `rows[i]` is one site's, without the S.
 
-    sample, position: where the row comes from (sample index in the corpus, position among its real tokens).
-    max_key, min_key: keys of the largest and the smallest finite value; meaningless where the row has none.
-    nan, inf: how many of the row's values are NaN, and infinite.
-    median: magnitude of the lower median of |x|, NaN and infinities counted as largest; None where nobody asked for it.
-    peak: where the largest finite |x| stands; of equals the lowest (sample, position, feature). None without any.
+    real: bool [N], False for padding, of which no figure shows anything.
+    place: int64 [N], the row's token: sample index * 2^32 + position among its real tokens; `NOWHERE` for padding.
+    largest: [S, N] in the dtype's integer, magnitude of the row's largest finite |x|; -1 where there is none.
+    spot: int32 [S, N], where that stands: twice the feature (of equals the lowest), plus one for a negative value. Kernels
+        owe it only for rows that hold the tensor's largest.
+    median: [S, N] in the dtype's integer, magnitude of the lower median of |x|; -1 where the row holds a NaN or infinity.
+        None for sites that are not judged by the Sun criterion.
+    counts: int64 [S, 65536], running totals over all batches of each 16-bit pattern. float32 values are rounded to bfloat16
+        for it, its NaN counted as 0x7FC0, those beyond bfloat16's range as infinite.
+    wide: for float32 only.
     """
 
     encoding: Encoding
-    width: int
-    sample: Ints
-    position: Ints
-    max_key: Ints
-    min_key: Ints
-    nan: Ints
-    inf: Ints
-    median: Ints | None
-    peak: RowPeak | None
+    real: torch.Tensor
+    place: torch.Tensor
+    largest: torch.Tensor
+    spot: torch.Tensor
+    median: torch.Tensor | None
+    counts: torch.Tensor
+    wide: Wide | None
 
     @classmethod
-    def from_scan(cls, scan: Scan, real: npt.NDArray[np.bool_], sample: Ints, position: Ints) -> Rows:
-        """Bring a scan to the host, keeping real rows only.
-
-        Args:
-            scan: figures of N rows, padded ones among them.
-            real: bool [N], False for padding.
-            sample: int64 [N].
-            position: int64 [N].
-
-        """
-
-        def host(tensor: torch.Tensor) -> Ints:
-            return np.asarray(tensor.cpu().numpy()[real], dtype=np.int64)
-
-        nan, inf = host(scan.nan), host(scan.inf)
-        row = int(scan.peak_row)
-        has_finite = bool((nan + inf < scan.width).any())
+    def empty(cls, encoding: Encoding, real: torch.Tensor, place: torch.Tensor, counts: torch.Tensor, *, median: bool) -> Rows:
+        """Room for the figures of a batch; `counts` are the totals so far, which kernels add to."""
+        shape, device = (len(counts), len(real)), counts.device
         return cls(
-            encoding=scan.encoding,
-            width=scan.width,
-            sample=sample[real],
-            position=position[real],
-            max_key=host(scan.max_key),
-            min_key=host(scan.min_key),
-            nan=nan,
-            inf=inf,
-            median=None if scan.median is None else host(scan.median),
-            peak=RowPeak(int(scan.peak_key), int(sample[row]), int(position[row]), int(scan.feature)) if has_finite else None,
+            encoding=encoding,
+            real=real,
+            place=place,
+            largest=torch.empty(shape, dtype=encoding.integer, device=device),
+            spot=torch.zeros(shape, dtype=torch.int32, device=device),
+            median=torch.empty(shape, dtype=encoding.integer, device=device) if median else None,
+            counts=counts,
+            wide=None if encoding.exact else Wide.empty(shape, device),
         )
 
-    @property
-    def has_finite(self) -> npt.NDArray[np.bool_]:
-        """Shape [n], whether the row holds any finite value."""
-        return self.nan + self.inf < self.width
+    def __getitem__(self, site: int) -> Rows:
+        return Rows(
+            self.encoding,
+            self.real,
+            self.place,
+            self.largest[site],
+            self.spot[site],
+            None if self.median is None else self.median[site],
+            self.counts[site],
+            None if self.wide is None else self.wide[site],
+        )
 
-    @property
-    def largest(self) -> Floats:
-        """Shape [n], the largest finite |x| of each row; meaningless where the row has none."""
-        return np.maximum(np.abs(self.signed(self.max_key)), np.abs(self.signed(self.min_key)))
 
-    def signed(self, keys: Ints) -> Floats:
-        """The values that keys stand for, exactly; -0.0 as 0.0."""
-        magnitude = np.where(keys < 0, ~keys & self.encoding.magnitude_mask, keys)
-        return np.where(keys < 0, -1.0, 1.0) * self.encoding.values(magnitude) + 0.0
+def rank(bits: torch.Tensor, encoding: Encoding) -> torch.Tensor:
+    """int64 in the order of |x|, positive before negative: twice the magnitude, plus one if positive; -1 if not finite."""
+    wide = bits.to(torch.int64)
+    magnitude = wide & encoding.magnitude_mask
+    positive = (wide >= 0) | (magnitude == 0)
+    return torch.where(magnitude < encoding.infinity, magnitude * 2 + positive, -1)
+
+
+def largest_of(bits: torch.Tensor, rows: Rows) -> torch.Tensor:
+    """The `top` of a float32 tensor's bits [N, d], found in its 100 largest rows only; no device synchronisation."""
+    assert rows.wide is not None
+    extremes = torch.stack([rows.wide.high, rows.wide.low]).view(rows.encoding.integer)
+    best = torch.where(rows.largest < 0, -1, rank(extremes, rows.encoding).amax(0))
+    chosen = best.topk(min(TOP, len(best)), sorted=False)
+    numbers = torch.where(chosen.values[:, None] < 0, -1, rank(bits[chosen.indices], rows.encoding)).flatten()
+    found = numbers.topk(min(TOP, len(numbers))).values
+    return torch.nn.functional.pad(found, (0, TOP - len(found)), value=-1)

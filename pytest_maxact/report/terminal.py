@@ -5,11 +5,12 @@ from __future__ import annotations
 import textwrap
 
 from pytest_maxact.checks.sun import describe
-from pytest_maxact.record import Baseline, Measurement, Site
+from pytest_maxact.record import Baseline, Measurement, Overhead, Peak, Site
 from pytest_maxact.wording import number, ratio, token_in_context
 
 WIDTH = 80
 LARGEST_SITES = 5
+POLICIES = (("maxabs", "at max-abs"), ("p999", "at the 99.9% quantile"))
 
 
 def summary(measurement: Measurement, baseline: Baseline | None) -> list[str]:
@@ -35,7 +36,37 @@ def summary(measurement: Measurement, baseline: Baseline | None) -> list[str]:
     if measurement.sun is not None:
         facts.append(f"Sun: {describe(measurement.sun)}")
     lines += _wrapped("; ".join(facts), indent="    ")
-    return lines + _table(measurement, baseline) + _notes(measurement)
+    return [
+        *lines,
+        *_wrapped(_quantized(measurement, peak), indent="    "),
+        *_table(measurement, baseline),
+        *_cost(measurement.overhead),
+        *_notes(measurement),
+    ]
+
+
+def _quantized(measurement: Measurement, peak: Peak) -> str:
+    """What INT-8 makes of the site that holds M, and how far M stands out of it."""
+    site = measurement.site(peak.component, peak.layer)
+    assert site is not None
+    about = "about " if site.approximate else ""
+    decibels = [
+        f"{about}{site.sqnr[f'int8_{policy}']:.1f} dB {words}" for policy, words in POLICIES if f"int8_{policy}" in site.sqnr
+    ]
+    return f"this site: crest factor {number(site.crest)}; INT-8 SQNR {', '.join(decibels) or 'unknown'}"
+
+
+def _cost(overhead: Overhead | None) -> list[str]:
+    if overhead is None:
+        return []
+    inside = "" if overhead.in_hook is None else f"in-hook {overhead.in_hook:.3f}x the plain forward, "
+    speeds = f"{overhead.plain_tokens_per_s:,.0f} tokens/s plain, {overhead.hooked_tokens_per_s:,.0f} hooked"
+    return _wrapped(
+        f"cost of observing ({overhead.kernel} kernel, {overhead.tokens:,} tokens a forward, {overhead.rounds} rounds): "
+        f"{inside}wall {overhead.wall:.3f}x ({speeds}), {max(0.0, overhead.memory_mb):,.0f} MiB more memory, "
+        f"{overhead.finishing_s:.2f} s to finish",
+        hanging="  ",
+    )
 
 
 def _table(measurement: Measurement, baseline: Baseline | None) -> list[str]:

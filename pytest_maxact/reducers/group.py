@@ -1,0 +1,116 @@
+"""Sites that share dtype, device and kind of figures, reduced together: a few large operations instead of many small ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pytest_maxact.histogram import Floats, Histogram, Moments
+from pytest_maxact.record import Site, SunFigures
+from pytest_maxact.reducers.encoding import Encoding
+from pytest_maxact.reducers.peak import PeakAt, Peaks
+from pytest_maxact.reducers.rows import PATTERNS, TOP, Rows
+from pytest_maxact.reducers.samples import SamplePeaks
+from pytest_maxact.reducers.sun import Sun
+from pytest_maxact.reducers.wide import WideState
+
+
+@dataclass(frozen=True)
+class SiteResult:
+    """Everything a run learned about one site. `high` and `low` are None where no value was finite."""
+
+    histogram: Histogram
+    high: float | None
+    low: float | None
+    nan: int
+    inf: int
+    peak: PeakAt | None
+    moments: Moments
+    top: list[float]
+    sun: SunFigures | None
+
+
+class SiteGroup:
+    """The running figures of some sites: `begin` a batch, let a kernel fill `views`, `take` it, `finish` at the end."""
+
+    def __init__(
+        self, encoding: Encoding, sites: Sequence[Site], device: torch.device, *, samples: int, judged_by_sun: bool
+    ) -> None:
+        self.encoding = encoding
+        self.sites = list(sites)
+        self.device = device
+        self.counts = torch.zeros((len(sites), PATTERNS), dtype=torch.int64, device=device)
+        self.peaks = Peaks.zeros(len(sites), device)
+        self.sun = Sun.zeros(len(sites), device) if judged_by_sun else None
+        self.wide = None if encoding.exact else WideState.zeros(len(sites), device)
+        self._hidden = [index for index, site in enumerate(sites) if site.component == "hidden"]
+        self._hidden_rows = torch.tensor(self._hidden, dtype=torch.int64, device=device)
+        self._part_of_m = torch.tensor([site.part_of_m for site in sites], device=device)
+        self.samples = SamplePeaks.zeros(len(self._hidden), samples, device)
+
+    def begin(self, real: torch.Tensor, place: torch.Tensor) -> None:
+        """Make room for a batch whose tokens are `real` and stand at `place` (see `Rows`)."""
+        self.rows = Rows.empty(
+            self.encoding, real.to(self.device), place.to(self.device), self.counts, median=self.sun is not None
+        )
+        self.views = [self.rows[site] for site in range(len(self.sites))]
+
+    def take(self, samples: torch.Tensor) -> None:
+        """Reduce the batch that kernels have filled in; `samples` are the sample indices of its B rows."""
+        self.peaks = self.peaks.update(self.rows)
+        if self.sun is not None:
+            self.sun = self.sun.update(self.rows)
+        if self.wide is not None:
+            self.wide = self.wide.update(self.rows)
+        self.samples.update(self.rows, samples.to(self.device), self._hidden_rows, self._part_of_m)
+
+    def finish(self) -> list[SiteResult]:
+        """The results, in the order of `sites`; the first time that anything leaves the device."""
+        counts = self.counts.cpu().numpy()
+        histograms = [Histogram(self.encoding.binned, row, exact=self.encoding.exact) for row in counts]
+        peaks = self.peaks.finish(self.encoding)
+        sun = [None] * len(self.sites) if self.sun is None else self.sun.finish()
+        if self.wide is None:
+            return [
+                SiteResult(
+                    histogram=histogram,
+                    high=None if peak is None else float(histogram.signed[0][-1]),
+                    low=None if peak is None else float(histogram.signed[0][0]),
+                    nan=histogram.nan,
+                    inf=histogram.inf,
+                    peak=peak,
+                    moments=histogram.moments(),
+                    top=histogram.top(TOP),
+                    sun=judged,
+                )
+                for histogram, peak, judged in zip(histograms, peaks, sun, strict=True)
+            ]
+        finite = counts.sum(-1) - (self.wide.nan + self.wide.inf).cpu().numpy()
+        return [
+            SiteResult(
+                histogram=histogram,
+                high=None if peak is None else wide.high,
+                low=None if peak is None else wide.low,
+                nan=wide.nan,
+                inf=wide.inf,
+                peak=peak,
+                moments=wide.moments,
+                top=wide.top,
+                sun=judged,
+            )
+            for histogram, peak, judged, wide in zip(histograms, peaks, sun, self.wide.finish(finite.tolist()), strict=True)
+        ]
+
+    def hidden_peaks(self) -> dict[int, Floats]:
+        """By layer the peak of each sample, NaN where none was finite."""
+        found = self.samples.hidden.cpu().numpy()
+        return {
+            self.sites[site].layer or 0: np.where(row < 0, np.nan, row) for site, row in zip(self._hidden, found, strict=True)
+        }
+
+    def sample_peaks(self) -> Floats:
+        """Shape [n], the largest |a| of each sample over the group's sites of M; -1 where none was finite."""
+        return self.samples.model.cpu().numpy()

@@ -1,0 +1,64 @@
+"""Where the largest |a| of each site stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from pytest_maxact.reducers.encoding import Encoding
+from pytest_maxact.reducers.rows import NOWHERE, Rows
+
+
+@dataclass(frozen=True)
+class PeakAt:
+    """max|a| with its sign and place."""
+
+    signed: float
+    sample: int
+    position: int
+    feature: int
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """The state over S sites, int64 [S] each: `largest`, `place` and `spot` as in `Rows`; -1 and `NOWHERE` until there is one.
+
+    Of equal values the lowest (sample, position, feature) wins.
+    """
+
+    largest: torch.Tensor
+    place: torch.Tensor
+    spot: torch.Tensor
+
+    @classmethod
+    def zeros(cls, sites: int, device: torch.device) -> Peaks:
+        """Nothing seen yet."""
+        nothing = torch.full((sites,), -1, dtype=torch.int64, device=device)
+        return cls(nothing, torch.full_like(nothing, NOWHERE), nothing)
+
+    def update(self, rows: Rows) -> Peaks:
+        """The state after these rows too."""
+        largest = rows.largest.to(torch.int64)
+        best = largest.amax(-1)
+        row = torch.where(largest == best[:, None], rows.place, NOWHERE).argmin(-1)
+        spot = rows.spot.gather(-1, row[:, None]).squeeze(-1).to(torch.int64)
+        return self.merge(Peaks(best, torch.where(best < 0, NOWHERE, rows.place[row]), spot))
+
+    def merge(self, other: Peaks) -> Peaks:
+        """The state of both streams together."""
+        wins = (other.largest > self.largest) | ((other.largest == self.largest) & (other.place < self.place))
+        return Peaks(
+            torch.where(wins, other.largest, self.largest),
+            torch.where(wins, other.place, self.place),
+            torch.where(wins, other.spot, self.spot),
+        )
+
+    def finish(self, encoding: Encoding) -> list[PeakAt | None]:
+        """A peak for each site, None where no value was finite."""
+        values = encoding.values(self.largest.clamp(min=0)).tolist()
+        found = zip(values, self.largest.tolist(), self.place.tolist(), self.spot.tolist(), strict=True)
+        return [
+            None if largest < 0 else PeakAt(0.0 - value if spot % 2 else value, place >> 32, place & 0xFFFFFFFF, spot // 2)
+            for value, largest, place, spot in found
+        ]
