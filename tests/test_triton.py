@@ -28,7 +28,7 @@ from pytest_maxact.reducers.rows import NOWHERE, PATTERNS, Rows
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
-SMALL_TILE = {16: 2048, 32: 1024}
+FULL_TILE, SMALL_TILE = triton.TILE, {16: 2048, 32: 1024}
 NAN, INF = math.nan, math.inf
 
 needs_device = pytest.mark.skipif(not CUDA, reason="there is no CUDA device")
@@ -120,7 +120,7 @@ def heavy_tailed(dtype: torch.dtype, rows: int, width: int, seed: int = 0) -> to
     values[::4] = (values[::4] * 2).round() / 2
     values[torch.rand(rows, width, generator=generator) < 1e-3] *= 5000
     special: list[Any] = [0.0, -0.0, NAN, INF, -INF, 1.0, -3.0, 1e-30, -1e30]
-    for row, value in enumerate(special[: rows - 3]):
+    for row, value in enumerate(special[: max(0, rows - 3)]):
         values[row + 1] = value
     if rows > 12:
         values[10, width // 2], values[11, -1], values[12, 0] = NAN, -INF, -NAN
@@ -144,7 +144,258 @@ def test_figures_are_the_eager_kernel_s(dtype: torch.dtype, rows: int, width: in
 
 
 @every_dtype
-def test_tiles_as_large_as_on_a_device(dtype: torch.dtype, constants: Callable[..., None], full_tile: dict[int, int]) -> None:
-    constants(TILE=full_tile)
-    check(heavy_tailed(dtype, 70, 576), ragged(70))
+def test_figures_of_tiles_as_large_as_on_a_device(dtype: torch.dtype, constants: Callable[..., None]) -> None:
+    constants(TILE=FULL_TILE)
+    check(heavy_tailed(dtype, 33, 576), ragged(33))
     check(heavy_tailed(dtype, 3, 9000), median=False)
+
+
+@every_dtype
+def test_more_rows_than_programs_hold_at_a_time(dtype: torch.dtype) -> None:
+    rows = 5 * triton.INTERPRETED_PROGRAMS * SMALL_TILE[ENCODINGS[dtype].bits] // 256 + 3
+    check(heavy_tailed(dtype, rows, 250), ragged(rows))
+
+
+# --- Padding.
+
+
+@every_dtype
+@pytest.mark.parametrize(
+    "real",
+    [[False] * 5, [True, False, False, False, False], [False, False, False, False, True], [False, True, True, False, True]],
+    ids=["all of it", "behind", "before", "between"],
+)
+def test_padding_counts_nowhere(dtype: torch.dtype, real: list[bool]) -> None:
+    activations = torch.full((5, 40), 7.0, dtype=dtype)
+    activations[torch.tensor(real)] = heavy_tailed(dtype, 3, 40)[: sum(real)]
+    activations[~torch.tensor(real), ::3] = NAN
+    rows = check(activations, real)
+    assert int(rows.counts.sum()) == PATTERNS * (PATTERNS - 1) // 2 + 40 * sum(real)
+
+
+@every_dtype
+def test_a_batch_without_rows_leaves_the_totals_as_they_are(dtype: torch.dtype) -> None:
+    rows = rows_for(dtype, torch.ones(0, dtype=torch.bool, device=DEVICE), median=True)[0]
+    triton.scan(torch.empty(0, 8, dtype=dtype, device=DEVICE), rows)
+    assert torch.equal(rows.counts.cpu(), torch.arange(PATTERNS))
+    if rows.wide is not None:
+        assert set(rows.wide.top.tolist()) == {-1}
+
+
+# --- Values.
+
+
+@every_dtype
+@pytest.mark.parametrize("number", [NAN, -NAN, INF, -INF, 0.0, -0.0, 1.0, -3.5, 1e-30, -6e-8, 1e-40, 60000.0, -1e30])
+def test_a_tensor_of_one_value(dtype: torch.dtype, number: float) -> None:
+    check(torch.full((5, 33), number, dtype=dtype))
+
+
+@every_dtype
+def test_of_equal_magnitudes_the_first_one_and_its_sign_are_found(dtype: torch.dtype) -> None:
+    activations = torch.zeros(6, 40, dtype=dtype)
+    for row, (first, second) in enumerate([(2.0, -2.0), (-2.0, 2.0), (2.0, 2.0), (-2.0, -2.0)]):
+        activations[row, 3 + row], activations[row, 30] = first, second
+    activations[4, 39], activations[5, 0] = -2, 2
+    rows = check(activations)
+    assert rows.spot.tolist() == [6, 9, 10, 13, 79, 0]
+
+
+@every_dtype
+def test_of_every_row_with_a_finite_value_the_spot_is_found(dtype: torch.dtype) -> None:
+    activations = heavy_tailed(dtype, 40, 33)
+    rows = check(activations)
+    magnitude = activations.abs().where(activations.isfinite(), -1)
+    for row, values in enumerate(magnitude.tolist()):
+        feature = values.index(max(values))
+        if values[feature] >= 0:
+            assert rows.spot[row] == 2 * feature + math.copysign(1, activations[row, feature]).__lt__(0)
+
+
+@every_dtype
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 16, 17, 33])
+def test_medians_of_few_values_are_the_lower_ones(dtype: torch.dtype, width: int) -> None:
+    generator = torch.Generator().manual_seed(width)
+    check(torch.randint(-3, 4, (30, width), generator=generator).to(dtype))
+
+
+def first_bits(dtype: torch.dtype) -> list[int]:
+    """Magnitudes at the ends of the window, and of what is finite."""
+    encoding = ENCODINGS[dtype]
+    parameters = triton._parameters(8, encoding.bits, encoding.infinity, encoding.binned, True)
+    ends = (parameters["FIRST"], parameters["FIRST"] + parameters["SPAN"])
+    shift = encoding.bits - 16
+    near = [(end << shift) + step for end, step in product(ends, range(-2, 3))]
+    if shift:  # those that are rounded to the ends
+        near += [(end << shift) + (half << 15) + step for end, half, step in product(ends, (-1, 1), (-1, 0, 1))]
+    return [*near, 0, 1, 2, encoding.infinity - 1, encoding.infinity, encoding.infinity + 1, encoding.magnitude_mask]
+
+
+@every_dtype
+def test_magnitudes_at_the_ends_of_the_window_are_counted_once(dtype: torch.dtype) -> None:
+    encoding = ENCODINGS[dtype]
+    magnitudes = torch.tensor(first_bits(dtype))
+    signs = torch.tensor([0, -(encoding.magnitude_mask + 1)])
+    check((magnitudes[:, None] + signs).to(encoding.integer).view(dtype), median=False)
+    check((magnitudes[:, None] + signs).to(encoding.integer).view(dtype).T)
+
+
+@pytest.mark.usefixtures("counting")
+@sixteen_bits
+def test_each_of_all_patterns_is_counted_once(dtype: torch.dtype, constants: Callable[..., None]) -> None:
+    constants(TILE=FULL_TILE)
+    everything = torch.arange(PATTERNS).sub(PATTERNS // 2).to(torch.int16).view(dtype).reshape(64, 1024)
+    rows = check(everything, median=False)
+    assert torch.equal(rows.counts.cpu() - torch.arange(PATTERNS), torch.ones(PATTERNS, dtype=torch.int64))
+
+
+def test_float32_is_rounded_to_bfloat16_as_in_every_tie(constants: Callable[..., None]) -> None:
+    constants(TILE=FULL_TILE)
+    upper = torch.arange(PATTERNS).sub(PATTERNS // 2) << 16
+    below, above = upper[::7] + 0x7FFF, upper[3::7] + 0x8001
+    bits = torch.cat([upper + 0x8000, below, above])[: 10 * 8192].to(torch.int32)
+    check(bits.view(torch.float32).reshape(-1, 1024), median=False)
+
+
+def test_sums_of_float32_are_those_of_the_same_roundings() -> None:
+    generator = torch.Generator().manual_seed(3)
+    wide = torch.randn(12, 100, generator=generator) * torch.exp(20 * torch.randn(12, 100, generator=generator))
+    subnormal = torch.randint(-(2**23), 2**23, (3, 100), generator=generator).to(torch.int32).view(torch.float32)
+    largest = torch.full((2, 100), torch.finfo(torch.float32).max)
+    largest[1, ::2] *= -1
+    small = torch.arange(100) * 2.0**-149
+    one = torch.cat([torch.ones(1), 2.0**-44 * torch.arange(-49, 50) / 2])
+    check(torch.cat([wide, subnormal, largest, small[None], -small[None], one[None], -one[None]]))
+
+
+@every_dtype
+def test_totals_of_batches_add_up(dtype: torch.dtype) -> None:
+    check(heavy_tailed(dtype, 20, 33), ragged(20), calls=3)
+
+
+# --- Tensors as sites give them.
+
+
+@every_dtype
+def test_any_strides_and_dimensions(dtype: torch.dtype) -> None:
+    flat = heavy_tailed(dtype, 24, 40)
+    check(flat.T.contiguous().T)
+    check(flat[::2])
+    check(flat[:, 3:37])
+    check(flat[:, ::2])
+    check(flat.reshape(4, 6, 40), ragged(24))
+    check(flat.reshape(4, 6, 40).transpose(0, 1))
+    check(flat[:1].expand(5, 40))
+    check(flat.clone().requires_grad_())
+    check(flat.flatten()[1:-39].reshape(23, 40))  # at an odd address
+
+
+@every_dtype
+def test_rows_too_wide_to_hold_go_to_the_eager_kernel(dtype: torch.dtype, constants: Callable[..., None]) -> None:
+    constants(WIDEST=16)
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        original = eager.scan
+        patch.setattr(triton.eager, "scan", lambda *args: asked.append(len(args)) or original(*args))
+        check(heavy_tailed(dtype, 5, 17))
+        assert asked == [2, 2], "the comparison's own call, and the kernel's"
+        check(heavy_tailed(dtype, 5, 16))
+        assert asked == [2] * 3
+
+
+def test_the_widest_row_has_room_for_its_spots() -> None:
+    row = torch.zeros(1, triton.WIDEST, dtype=torch.bfloat16)
+    row[0, -1] = -5
+    assert check(row, median=False).spot.tolist() == [2 * triton.WIDEST - 1]
+
+
+def patterns(dtype: torch.dtype) -> st.SearchStrategy[int]:
+    """Any value at all, often one of few that are special."""
+    info, least = torch.iinfo(ENCODINGS[dtype].integer), -(ENCODINGS[dtype].magnitude_mask + 1)
+    special = [bits + sign for bits, sign in product(first_bits(dtype), (0, least))]
+    return st.integers(info.min, info.max) | st.sampled_from(special)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_figures_of_anything_are_the_eager_kernel_s(data: st.DataObject) -> None:
+    dtype = data.draw(st.sampled_from(list(ENCODINGS)))
+    rows, width = data.draw(st.integers(1, 9)), data.draw(st.sampled_from([1, 3, 8]))
+    pool = torch.tensor(data.draw(st.lists(patterns(dtype), min_size=1, max_size=8)), dtype=ENCODINGS[dtype].integer)
+    picks = data.draw(st.lists(st.integers(0, len(pool) - 1), min_size=rows * width, max_size=rows * width))
+    real = data.draw(st.lists(st.booleans(), min_size=rows, max_size=rows))
+    check(pool.view(dtype)[torch.tensor(picks)].reshape(rows, width), real, median=data.draw(st.booleans()))
+
+
+# --- Machine code.
+
+COMPILE = """
+import sys
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+from pytest_maxact.reducers.encoding import ENCODINGS
+from pytest_maxact.reducers.kernels import triton
+
+for case in sys.argv[1:]:
+    name, width, median = case.split(",")
+    encoding = ENCODINGS[getattr(torch, name)]
+    integer = f"*i{encoding.bits}"
+    wide = ["*fp32", "*fp32", "*i32", "*i32", "*fp64"] if encoding.bits == 32 else [None] * 5
+    types = [integer, "*i1", integer, "*i32", integer if median == "True" else None, "*i64", *wide, "i32"]
+    parameters = triton._parameters(int(width), encoding.bits, encoding.infinity, encoding.binned, True)
+    constants = {key: value for key, value in parameters.items() if key.isupper()}
+    signature = dict(zip(triton._scan.arg_names, types + ["constexpr"] * len(constants), strict=True))
+    constants |= {key: None for key, kind in signature.items() if kind is None}
+    signature = {key: kind or "constexpr" for key, kind in signature.items()}
+    source = ASTSource(triton._scan, signature, constants, {(0,): [["tt.divisibility", 16]]})
+    options = {key: value for key, value in parameters.items() if not key.isupper()}
+    found = compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    ptx = found.asm["ptx"]
+    each_value = ptx.count("shared.add.u32")
+    print(case, found.metadata.shared, each_value, "abs.bf16" in ptx or "abs.f16" in ptx or "ftz" in ptx, len(found.asm["cubin"]))
+"""
+
+
+@pytest.mark.skipif(not triton.HAS_WINDOWS, reason="older compilers are asked in another way")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_it_compiles_for_hopper(dtype: str, tmp_path: Path) -> None:
+    cases = [f"{dtype},{width},{median}" for width, median in [(4096, True), (14336, False), (576, True)]]
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-W", "error", "-c", COMPILE, *cases]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for line, case in zip(done.stdout.splitlines(), cases, strict=True):
+        name, shared, additions, loses_bits, size = line.split()
+        assert name == case
+        assert int(shared) <= (65536 if dtype == "float16" else 32768), "more than older devices have"
+        assert int(additions) == (16 if dtype == "float32" and "14336" not in case else 32), "one a value"
+        assert loses_bits == "False", "abs() of a NaN loses what it carries, and ftz subnormals"
+        assert int(size) > 1000
+
+
+# --- On a device.
+
+
+@needs_device
+@every_dtype
+@pytest.mark.parametrize("width", [128, 4096, 14336, 18944])
+def test_figures_of_large_tensors_on_a_device(dtype: torch.dtype, width: int) -> None:
+    rows = 40_000_000 // width
+    check(heavy_tailed(dtype, rows, width), ragged(rows), calls=2)
+    check(torch.randn(rows, width).relu().to(dtype), median=False)
+
+
+@needs_device
+@every_dtype
+def test_the_host_does_not_wait_for_the_device(dtype: torch.dtype) -> None:
+    activations = heavy_tailed(dtype, 40, 576).to(DEVICE)
+    rows = rows_for(dtype, torch.ones(40, dtype=torch.bool, device=DEVICE), median=True)[0]
+    triton.scan(activations, rows)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        triton.scan(activations, rows)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
