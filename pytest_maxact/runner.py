@@ -213,7 +213,8 @@ def _home(device: torch.device) -> torch.device:
 def _check_dtype(placement: Placement, dtype: torch.dtype) -> None:
     if dtype not in ENCODINGS:
         known = ", ".join(encoding.name for encoding in ENCODINGS.values())
-        raise MeasurementError(f"{placement.site} holds {str(dtype).removeprefix('torch.')}, which is none of {known}")
+        name = str(dtype).removeprefix("torch.")
+        raise MeasurementError(f"{placement.site} holds {name}, which is none of {known}: convert the model to one of them")
 
 
 def _figures(placement: Placement, found: SiteResult, texts: Texts) -> SiteFigures:

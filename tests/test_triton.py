@@ -1,7 +1,7 @@
 """Triton's kernel must give the figures of the eager one to the bit, though most machines that test it have no CUDA device.
 
-Where there is none, Triton interprets the kernel (tests/conftest.py sets it so), with smaller tiles; and the compiler is asked
-for machine code, in a process of its own.
+Where there is none, Triton interprets the kernel (tests/conftest.py sets it so); and its compiler is asked for machine code, in
+a process of its own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pytest_maxact.reducers.rows import NOWHERE, PATTERNS, Rows
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
-FULL_TILE, SMALL_TILE = triton.TILE, {16: 2048, 32: 1024}
+SMALL = {"TILE": {16: 2048, 32: 1024}, "PART": 512}
 NAN, INF = math.nan, math.inf
 
 needs_device = pytest.mark.skipif(not CUDA, reason="there is no CUDA device")
@@ -44,10 +44,10 @@ def set_up(patch: pytest.MonkeyPatch, **constants: Any) -> None:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def tiles() -> Iterator[None]:
-    """Small tiles where they are interpreted: a few rows then are several tiles, and their time is bearable."""
+def few_parts() -> Iterator[None]:
+    """The interpreter takes as long for many values as for few."""
     with pytest.MonkeyPatch.context() as patch:
-        set_up(patch, **({} if CUDA else {"TILE": SMALL_TILE}))
+        set_up(patch, **({} if CUDA else {"PART": 4096}))
         yield
     triton._parameters.cache_clear()
 
@@ -72,7 +72,7 @@ def counting(request: pytest.FixtureRequest, constants: Callable[..., None]) -> 
 # --- Comparison with the eager kernel.
 
 
-def rows_for(dtype: torch.dtype, real: torch.Tensor, *, median: bool, calls: int = 1) -> Rows:
+def rows_for(dtype: torch.dtype, real: torch.Tensor, *, median: bool) -> Rows:
     """Room for two sites, with garbage wherever a kernel is to write, and totals of earlier batches."""
     place = torch.where(real, torch.arange(len(real), device=real.device), NOWHERE)
     counts = torch.arange(PATTERNS, device=real.device).repeat(2, 1)
@@ -113,9 +113,9 @@ def check(activations: torch.Tensor, real: Sequence[bool] | None = None, *, medi
     return found[1]
 
 
-def heavy_tailed(dtype: torch.dtype, rows: int, width: int, seed: int = 0) -> torch.Tensor:
+def heavy_tailed(dtype: torch.dtype, rows: int, width: int) -> torch.Tensor:
     """Values over many octaves, a few of them massive, many equal; a row of each kind that is special."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     values = torch.randn(rows, width, generator=generator) * torch.exp(3 * torch.randn(rows, width, generator=generator))
     values[::4] = (values[::4] * 2).round() / 2
     values[torch.rand(rows, width, generator=generator) < 1e-3] *= 5000
@@ -138,22 +138,21 @@ def test_the_kernel_is_interpreted_just_where_there_is_no_device() -> None:
 
 @pytest.mark.usefixtures("counting")
 @every_dtype
-@pytest.mark.parametrize(("rows", "width"), [(1, 1), (70, 1), (2, 3), (40, 33), (23, 576), (7, 700)])
+@pytest.mark.parametrize(("rows", "width"), [(70, 1), (2, 3), (40, 33), (13, 576), (7, 700)])
 def test_figures_are_the_eager_kernel_s(dtype: torch.dtype, rows: int, width: int) -> None:
-    check(heavy_tailed(dtype, rows, width), None if rows < 5 else ragged(rows), median=(rows + width) % 2 == 0)
+    check(heavy_tailed(dtype, rows, width), None if rows < 5 else ragged(rows), median=rows % 2 == 0)
 
 
 @every_dtype
-def test_figures_of_tiles_as_large_as_on_a_device(dtype: torch.dtype, constants: Callable[..., None]) -> None:
-    constants(TILE=FULL_TILE)
-    check(heavy_tailed(dtype, 33, 576), ragged(33))
-    check(heavy_tailed(dtype, 3, 9000), median=False)
+def test_more_rows_than_programs_hold_at_a_time(dtype: torch.dtype, constants: Callable[..., None]) -> None:
+    constants(**SMALL)
+    rows = 25 if ENCODINGS[dtype].bits == 32 else 50
+    check(heavy_tailed(dtype, rows, 250), ragged(rows), median=dtype == torch.bfloat16)
 
 
 @every_dtype
-def test_more_rows_than_programs_hold_at_a_time(dtype: torch.dtype) -> None:
-    rows = 5 * triton.INTERPRETED_PROGRAMS * SMALL_TILE[ENCODINGS[dtype].bits] // 256 + 3
-    check(heavy_tailed(dtype, rows, 250), ragged(rows))
+def test_rows_as_wide_as_a_tile(dtype: torch.dtype) -> None:
+    check(heavy_tailed(dtype, 2, 16000), median=False)
 
 
 # --- Padding.
@@ -186,9 +185,11 @@ def test_a_batch_without_rows_leaves_the_totals_as_they_are(dtype: torch.dtype) 
 
 
 @every_dtype
-@pytest.mark.parametrize("number", [NAN, -NAN, INF, -INF, 0.0, -0.0, 1.0, -3.5, 1e-30, -6e-8, 1e-40, 60000.0, -1e30])
+@pytest.mark.parametrize(
+    "number", [NAN, -NAN, INF, -INF, -0.0, -3.5, -6e-8, 1e-40, 60000.0, -1e30, 2.0**-20, -(2.0**12), -(2.0**-6), 4.0]
+)
 def test_a_tensor_of_one_value(dtype: torch.dtype, number: float) -> None:
-    check(torch.full((5, 33), number, dtype=dtype))
+    check(torch.full((5, 33), number, dtype=torch.float64).to(dtype), median=number == -3.5)
 
 
 @every_dtype
@@ -213,7 +214,7 @@ def test_of_every_row_with_a_finite_value_the_spot_is_found(dtype: torch.dtype) 
 
 
 @every_dtype
-@pytest.mark.parametrize("width", [1, 2, 3, 4, 16, 17, 33])
+@pytest.mark.parametrize("width", [1, 2, 4, 16, 17])
 def test_medians_of_few_values_are_the_lower_ones(dtype: torch.dtype, width: int) -> None:
     generator = torch.Generator().manual_seed(width)
     check(torch.randint(-3, 4, (30, width), generator=generator).to(dtype))
@@ -222,8 +223,8 @@ def test_medians_of_few_values_are_the_lower_ones(dtype: torch.dtype, width: int
 def first_bits(dtype: torch.dtype) -> list[int]:
     """Magnitudes at the ends of the window, and of what is finite."""
     encoding = ENCODINGS[dtype]
-    parameters = triton._parameters(8, encoding.bits, encoding.infinity, encoding.binned, True)
-    ends = (parameters["FIRST"], parameters["FIRST"] + parameters["SPAN"])
+    mantissa, bias = {"bfloat16": (7, 127), "float16": (10, 15)}[encoding.binned]
+    ends = [(exponent + bias) << mantissa for exponent in triton.WINDOWS[encoding.binned]]
     shift = encoding.bits - 16
     near = [(end << shift) + step for end, step in product(ends, range(-2, 3))]
     if shift:  # those that are rounded to the ends
@@ -236,21 +237,18 @@ def test_magnitudes_at_the_ends_of_the_window_are_counted_once(dtype: torch.dtyp
     encoding = ENCODINGS[dtype]
     magnitudes = torch.tensor(first_bits(dtype))
     signs = torch.tensor([0, -(encoding.magnitude_mask + 1)])
-    check((magnitudes[:, None] + signs).to(encoding.integer).view(dtype), median=False)
-    check((magnitudes[:, None] + signs).to(encoding.integer).view(dtype).T)
+    check((magnitudes[:, None] + signs).to(encoding.integer).view(dtype))
 
 
 @pytest.mark.usefixtures("counting")
 @sixteen_bits
-def test_each_of_all_patterns_is_counted_once(dtype: torch.dtype, constants: Callable[..., None]) -> None:
-    constants(TILE=FULL_TILE)
+def test_each_of_all_patterns_is_counted_once(dtype: torch.dtype) -> None:
     everything = torch.arange(PATTERNS).sub(PATTERNS // 2).to(torch.int16).view(dtype).reshape(64, 1024)
     rows = check(everything, median=False)
     assert torch.equal(rows.counts.cpu() - torch.arange(PATTERNS), torch.ones(PATTERNS, dtype=torch.int64))
 
 
-def test_float32_is_rounded_to_bfloat16_as_in_every_tie(constants: Callable[..., None]) -> None:
-    constants(TILE=FULL_TILE)
+def test_float32_is_rounded_to_bfloat16_to_the_nearest_and_of_two_to_the_even_one() -> None:
     upper = torch.arange(PATTERNS).sub(PATTERNS // 2) << 16
     below, above = upper[::7] + 0x7FFF, upper[3::7] + 0x8001
     bits = torch.cat([upper + 0x8000, below, above])[: 10 * 8192].to(torch.int32)
@@ -270,7 +268,7 @@ def test_sums_of_float32_are_those_of_the_same_roundings() -> None:
 
 @every_dtype
 def test_totals_of_batches_add_up(dtype: torch.dtype) -> None:
-    check(heavy_tailed(dtype, 20, 33), ragged(20), calls=3)
+    check(heavy_tailed(dtype, 20, 33), ragged(20), calls=2)
 
 
 # --- Tensors as sites give them.
@@ -279,28 +277,35 @@ def test_totals_of_batches_add_up(dtype: torch.dtype) -> None:
 @every_dtype
 def test_any_strides_and_dimensions(dtype: torch.dtype) -> None:
     flat = heavy_tailed(dtype, 24, 40)
-    check(flat.T.contiguous().T)
-    check(flat[::2])
-    check(flat[:, 3:37])
-    check(flat[:, ::2])
     check(flat.reshape(4, 6, 40), ragged(24))
-    check(flat.reshape(4, 6, 40).transpose(0, 1))
-    check(flat[:1].expand(5, 40))
-    check(flat.clone().requires_grad_())
-    check(flat.flatten()[1:-39].reshape(23, 40))  # at an odd address
+    for tensor in (
+        flat.T.contiguous().T,
+        flat[::2, 3:37],
+        flat[:, ::2],
+        flat.reshape(4, 6, 40).transpose(0, 1),
+        flat[:1].expand(5, 40),
+        flat.clone().requires_grad_(),
+        flat.flatten()[1:-39].reshape(23, 40),  # at an odd address
+    ):
+        check(tensor, median=False)
 
 
 @every_dtype
 def test_rows_too_wide_to_hold_go_to_the_eager_kernel(dtype: torch.dtype, constants: Callable[..., None]) -> None:
     constants(WIDEST=16)
     asked = []
+    original = eager.scan
+
+    def scan(activations: torch.Tensor, rows: Rows) -> None:
+        asked.append(activations.device)
+        original(activations, rows)
+
     with pytest.MonkeyPatch.context() as patch:
-        original = eager.scan
-        patch.setattr(triton.eager, "scan", lambda *args: asked.append(len(args)) or original(*args))
-        check(heavy_tailed(dtype, 5, 17))
-        assert asked == [2, 2], "the comparison's own call, and the kernel's"
+        patch.setattr(eager, "scan", scan)
         check(heavy_tailed(dtype, 5, 16))
-        assert asked == [2] * 3
+        assert len(asked) == 1, "the comparison's own call"
+        check(heavy_tailed(dtype, 5, 17))
+        assert len(asked) == 3, "and the kernel's"
 
 
 def test_the_widest_row_has_room_for_its_spots() -> None:
@@ -316,7 +321,7 @@ def patterns(dtype: torch.dtype) -> st.SearchStrategy[int]:
     return st.integers(info.min, info.max) | st.sampled_from(special)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_figures_of_anything_are_the_eager_kernel_s(data: st.DataObject) -> None:
     dtype = data.draw(st.sampled_from(list(ENCODINGS)))
@@ -343,7 +348,7 @@ for case in sys.argv[1:]:
     integer = f"*i{encoding.bits}"
     wide = ["*fp32", "*fp32", "*i32", "*i32", "*fp64"] if encoding.bits == 32 else [None] * 5
     types = [integer, "*i1", integer, "*i32", integer if median == "True" else None, "*i64", *wide, "i32"]
-    parameters = triton._parameters(int(width), encoding.bits, encoding.infinity, encoding.binned, True)
+    parameters = triton._parameters(int(width), encoding)
     constants = {key: value for key, value in parameters.items() if key.isupper()}
     signature = dict(zip(triton._scan.arg_names, types + ["constexpr"] * len(constants), strict=True))
     constants |= {key: None for key, kind in signature.items() if kind is None}
@@ -353,26 +358,24 @@ for case in sys.argv[1:]:
     found = compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     ptx = found.asm["ptx"]
     each_value = ptx.count("shared.add.u32")
-    print(case, found.metadata.shared, each_value, "abs.bf16" in ptx or "abs.f16" in ptx or "ftz" in ptx, len(found.asm["cubin"]))
+    print(case, found.metadata.shared, each_value, "abs.bf16" in ptx or "abs.f16" in ptx or "ftz" in ptx)
 """
 
 
 @pytest.mark.skipif(not triton.HAS_WINDOWS, reason="older compilers are asked in another way")
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-def test_it_compiles_for_hopper(dtype: str, tmp_path: Path) -> None:
-    cases = [f"{dtype},{width},{median}" for width, median in [(4096, True), (14336, False), (576, True)]]
+def test_it_compiles_for_hopper(tmp_path: Path) -> None:
+    cases = {"bfloat16,4096,True": 32, "float16,14336,False": 32, "float32,576,True": 16}
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment |= {"TRITON_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-W", "error", "-c", COMPILE, *cases]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    for line, case in zip(done.stdout.splitlines(), cases, strict=True):
-        name, shared, additions, loses_bits, size = line.split()
+    for line, (case, values) in zip(done.stdout.splitlines(), cases.items(), strict=True):
+        name, shared, additions, loses_bits = line.split()
         assert name == case
-        assert int(shared) <= (65536 if dtype == "float16" else 32768), "more than older devices have"
-        assert int(additions) == (16 if dtype == "float32" and "14336" not in case else 32), "one a value"
-        assert loses_bits == "False", "abs() of a NaN loses what it carries, and ftz subnormals"
-        assert int(size) > 1000
+        assert int(shared) <= 65536, "what every device has since Volta"
+        assert int(additions) == values, "to shared memory, one for each value that a thread holds"
+        assert loses_bits == "False", "abs() loses what a NaN carries, ftz the subnormals"
 
 
 # --- On a device.
