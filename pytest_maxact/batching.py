@@ -20,7 +20,10 @@ CONTEXT_CHARACTERS = 24
 
 @dataclass(frozen=True)
 class Batch:
-    """Token ids [B, T], a mask of the real ones, and int64 [B] the sample index of each row; all on the host."""
+    """Token ids int32 [B, T], a bool mask of the real ones, and int64 [B] the sample index of each row; all on the host.
+
+    A run holds the batches of its whole corpus, so they are kept small.
+    """
 
     ids: torch.Tensor
     mask: torch.Tensor
@@ -29,17 +32,17 @@ class Batch:
     @property
     def real(self) -> torch.Tensor:
         """Shape [B * T], False for padding."""
-        return self.mask.reshape(-1).bool()
+        return self.mask.reshape(-1)
 
     @property
     def place(self) -> torch.Tensor:
         """Shape [B * T], int64, where each token stands, as `Rows.place`."""
         place = (self.samples[:, None] << 32) + self.mask.cumsum(-1) - 1
-        return place.where(self.mask.bool(), NOWHERE).reshape(-1)
+        return place.where(self.mask, NOWHERE).reshape(-1)
 
     def inputs(self, device: torch.device) -> dict[str, torch.Tensor]:
         """What the model's forward takes. Left padding brings its own positions, which count real tokens."""
-        inputs = {"input_ids": self.ids.to(device), "attention_mask": self.mask.to(device)}
+        inputs = {"input_ids": self.ids.to(device, torch.int64), "attention_mask": self.mask.to(device, torch.int64)}
         if not bool(self.mask[:, 0].all()):
             inputs["position_ids"] = (self.mask.cumsum(-1) - 1).clamp(min=0).to(device)
         return inputs
@@ -114,12 +117,12 @@ def from_batches(given: Iterable[Mapping[str, torch.Tensor]], vocabulary: int) -
 def _padded(sequences: list[TokenSequence]) -> Batch:
     """Right padding with the sample's own last token: another id's embedding might hold a NaN, which a mask lets through."""
     longest = max(len(sequence.ids) for sequence in sequences)
-    ids = torch.zeros((len(sequences), longest), dtype=torch.int64)
-    mask = torch.zeros_like(ids)
+    ids = torch.zeros((len(sequences), longest), dtype=torch.int32)
+    mask = torch.zeros(ids.shape, dtype=torch.bool)
     for row, sequence in enumerate(sequences):
         ids[row] = sequence.ids[-1]
         ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
-        mask[row, : len(sequence.ids)] = 1
+        mask[row, : len(sequence.ids)] = True
     return Batch(ids, mask, torch.tensor([sequence.index for sequence in sequences]))
 
 
@@ -138,7 +141,7 @@ def _numbered(batches: Iterable[Mapping[str, torch.Tensor]], vocabulary: int) ->
             raise MeasurementError(f"batch {number}: attention_mask must hold 1 for a token and 0 for padding, nothing else")
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
             raise MeasurementError(f"batch {number} holds token ids outside 0 to {vocabulary - 1}, the model's vocabulary")
-        yield Batch(ids, mask, torch.arange(first, first + len(ids)))
+        yield Batch(ids.to(torch.int32), mask.bool(), torch.arange(first, first + len(ids)))
         first += len(ids)
 
 
@@ -148,14 +151,12 @@ class Texts:
     def __init__(self, work: Work, tokenizer: Any) -> None:
         self.names = work.names
         self.tokenizer = tokenizer
-        self.ids: dict[int, list[int]] = {}
-        for batch in work.batches:
-            for row, sample in enumerate(batch.samples.tolist()):
-                self.ids[sample] = batch.ids[row][batch.mask[row].bool()].tolist()
+        self.rows = {sample: (batch, row) for batch in work.batches for row, sample in enumerate(batch.samples.tolist())}
 
     def location(self, peak: PeakAt) -> Location:
         """The record of a peak's place."""
-        ids, position = self.ids[peak.sample], peak.position
+        batch, row = self.rows[peak.sample]
+        ids, position = batch.ids[row][batch.mask[row]].tolist(), peak.position
         token = before = after = None
         if self.tokenizer is not None:
             token = self.tokenizer.decode([ids[position]])

@@ -190,7 +190,7 @@ def _given(config: pytest.Config, option: Option) -> Any:
             ini = str(config.rootpath / ini)  # pytest may have been called from another folder
         value = ini
         if option.repeatable and ini:
-            value = ini.split() if option.choices else [ini]  # a path may hold spaces
+            value = ini.replace(",", " ").split() if option.choices else [ini]  # a path may hold spaces
     for one in (value or []) if option.repeatable else [value]:
         if option.choices and one not in option.choices:
             raise SettingsError(f"--maxact-{option.name}={one} is none of {', '.join(option.choices)}")

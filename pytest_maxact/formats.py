@@ -62,18 +62,6 @@ class Format:
     floating: FloatFormat | None
     sqnr_keys: tuple[str, ...] = ()
 
-    @property
-    def largest(self) -> float | None:
-        """Its largest finite value; None where it is scaled to the tensor."""
-        return None if self.floating is None else self.floating.largest
-
-    def overflowing(self, histogram: Histogram) -> int:
-        """How many finite values of a site overflow; none do where the format is scaled to the tensor."""
-        if self.floating is None:
-            return 0
-        values, counts = histogram.magnitudes
-        return int(counts[self.floating.overflows(values)].sum())
-
 
 FORMATS = {
     "float16": Format(FLOAT16),

@@ -136,12 +136,13 @@ class Histogram:
         return magnitudes.astype(np.uint16).view(np.float16).astype(np.float64)
 
     def _sum(self, counts: Ints, power: Literal[1, 2]) -> Fraction:
-        """The exact sum of counts * |a|^power, in integers by exponent."""
+        """The exact sum of counts * |a|^power, in integers by exponent; of counts in two halves: no product overflows."""
         bits, lowest = _LAYOUTS[self.dtype]
-        table = counts.reshape(-1, 1 << bits)  # one row an exponent
         mantissa = np.arange(1 << bits, dtype=np.int64)
-        normal = (mantissa + (1 << bits)) ** power
-        total = int(table[0] @ mantissa**power)
-        for exponent in np.flatnonzero(table[1:].any(axis=1)):
-            total += int(table[exponent + 1] @ normal) << (int(exponent) * power)
+        total = 0
+        for shift, half in ((31, counts >> 31), (0, counts & ((1 << 31) - 1))):
+            table = half.reshape(-1, 1 << bits)  # one row an exponent
+            for exponent in np.flatnonzero(table.any(axis=1)):
+                whole = mantissa + (1 << bits) if exponent else mantissa
+                total += int(table[exponent] @ whole**power) << (max(int(exponent) - 1, 0) * power + shift)
         return Fraction(total) * Fraction(2) ** (lowest * power)

@@ -119,12 +119,13 @@ def _check_output(settings: Settings) -> None:
     if settings.json is not None:
         if not settings.json.parent.is_dir():
             raise SettingsError(f"--maxact-json={settings.json} cannot be written: there is no folder {settings.json.parent}")
-        if settings.json.suffix == ".npz":
+        sidecar = sidecar_of(settings.json)
+        if sidecar.exists() and not settings.json.exists():
             raise SettingsError(
-                f"--maxact-json={settings.json}: the record's arrays go to a .npz file beside it; name a .json file"
+                f"--maxact-json={settings.json} would overwrite {sidecar}, which no record beside it names: name another file"
             )
         _check_writable(settings.json, "--maxact-json")
-        _check_writable(sidecar_of(settings.json), "--maxact-json")
+        _check_writable(sidecar, "--maxact-json")
 
 
 def _check_writable(file: Path, option: str) -> None:

@@ -29,6 +29,7 @@ from pydantic import (
 )
 
 from pytest_maxact.errors import BaselineError, MaxactError, MeasurementError
+from pytest_maxact.formats import FORMATS
 from pytest_maxact.histogram import Histogram
 from pytest_maxact.sidecar import Arrays
 
@@ -41,7 +42,7 @@ PART_OF_M: frozenset[Component] = frozenset(COMPONENTS) - {"router"}
 WITH_SUN: frozenset[Component] = PART_OF_M - {"gate"}
 
 # What baselines keep of the SQNR: the policies that a check can be asked to compare.
-BASELINE_SQNR = ("int8_maxabs", "int8_p999", "fp8_e4m3", "fp8_e5m2")
+BASELINE_SQNR = tuple(key for form in FORMATS.values() for key in form.sqnr_keys)
 
 _WORDS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
@@ -129,7 +130,8 @@ class SiteFigures(Site):
     `std` is the population's. `abs_quantiles` holds, by q, the smallest |a| with at least ceil(q n) of the n values at or
     below it. `top` are the 100 largest |a| with their signs, descending, of equals the positive ones first. `crest` is
     max|a| / rms. `sqnr` are dB by number format and policy, see `formats.sqnr`. `approximate` is true for float32 activations:
-    their quantiles and SQNR come from a histogram of values rounded to bfloat16; all other figures are exact.
+    their quantiles and SQNR come from a histogram of values rounded to bfloat16, and their moments from values (and squares)
+    rounded to 2^-44 of the row's largest, so that a `std` far below |mean| is not resolved; extremes and `top` are exact.
     """
 
     max: Figure
@@ -246,8 +248,8 @@ class Timing(Record):
 class Overhead(Record):
     """What observing costs, from plain and hooked forwards of the same batch in turns.
 
-    tokens: of the batch, padding counted. in_hook: 1 + the least seconds inside hooks / the median plain seconds; None on
-    a GPU. wall: median hooked / median plain seconds. memory_mb: peak of the hooked forward less that of the plain one,
+    tokens: of the batch, padding counted. in_hook: 1 + median seconds inside hooks and reductions / median plain seconds; None
+    on a GPU. wall: median hooked / median plain seconds. memory_mb: peak of the hooked forward less that of the plain one,
     in MiB. finishing_s: from the last batch to the figures of all sites.
     """
 
@@ -306,7 +308,8 @@ class Measurement(Record):
     _folder: Path | None = PrivateAttr(None)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Measurement) and vars(self) == vars(other)  # the arrays follow from the same run
+        """Whether all figures are the same, wherever the records are kept; the arrays follow from the same run."""
+        return isinstance(other, Measurement) and vars(self) | {"sidecar": None} == vars(other) | {"sidecar": None}
 
     def site(self, component: str, layer: int | None) -> SiteFigures | None:
         """The figures of one site, or None where the model has no such site."""
@@ -352,7 +355,7 @@ class Measurement(Record):
         if self._arrays is None:
             if self.sidecar is None or self._folder is None:
                 raise MeasurementError(f"the record of {self.model.id} came without its arrays: measure again to have them")
-            self._arrays = _read_sidecar(self._folder / self.sidecar.file, self.sidecar, len(self.sites))
+            self._arrays = _read_sidecar(self._folder / self.sidecar.file, self)
         return self._arrays
 
     def dumps(self) -> str:
@@ -363,6 +366,7 @@ class Measurement(Record):
         """Write the record, all of it or nothing, and its arrays to a file of the same name that ends in `.npz`.
 
         Raises:
+            MeasurementError: where the record was read from a file whose sidecar is gone or damaged.
             OSError: where a file cannot be written.
 
         """
@@ -539,21 +543,22 @@ class Baseline(Record):
 
 
 def sidecar_of(path: Path) -> Path:
-    """Where the arrays of a record at `path` are kept."""
-    return path.with_suffix(".npz")
+    """Where the arrays of a record at `path` are kept: beside `run.json` in `run.npz`, beside `run.7` in `run.7.npz`."""
+    return path.with_name(f"{path.stem if path.suffix == '.json' else path.name}.npz")
 
 
-def _read_sidecar(path: Path, expected: Sidecar, sites: int) -> Arrays:
+def _read_sidecar(path: Path, record: Measurement) -> Arrays:
+    assert record.sidecar is not None
     try:
         data = path.read_bytes()
     except OSError as cause:
-        raise MeasurementError(
-            f"the record's arrays cannot be read: {path}: {cause.strerror}; keep both files together"
-        ) from None
-    if hashlib.sha256(data).hexdigest() != expected.sha256:
+        reason = f"{path}: {cause.strerror}"
+        raise MeasurementError(f"the record's arrays cannot be read: {reason}; keep both files together") from None
+    if hashlib.sha256(data).hexdigest() != record.sidecar.sha256:
         raise MeasurementError(f"the arrays in {path} are not those of the record: keep both files of one run together")
+    layers = sum(site.component == "hidden" for site in record.sites)
     try:
-        return Arrays.loads(data, sites)
+        return Arrays.loads(data, [site.count for site in record.sites], (layers, len(record.samples)))
     except ValueError as cause:
         raise MeasurementError(f"the arrays in {path} cannot be used: {cause}") from None
 

@@ -40,6 +40,7 @@ from pytest_maxact.sidecar import Arrays
 CPU_BATCH_TOKENS = 4096
 GPU_BATCH_TOKENS = 16384
 LEAST_BATCH_TOKENS = 512
+GROUP_SITES = 32  # reduced at once; more take memory, fewer take launches on a GPU
 QUANTILES = (0.25, 0.5, 0.75, 0.9, 0.99, 0.999, 0.9999)
 
 Progress = Callable[[int, int], None]
@@ -103,7 +104,7 @@ def measure(
             threads=torch.get_num_threads(),
             ranks=1,
             batch_tokens=work.batch_tokens,
-            kernel=observer.kernel.name,
+            kernel=observer.kernel,
         ),
         peak=outcome.peak(sites),
         dominance=outcome.dominance(sites),
@@ -111,7 +112,7 @@ def measure(
         trajectory=outcome.trajectory(sites),
         sites=sites,
         samples=_samples(work, observer),
-        notes=[*anatomy.notes, *_slow_cpu(anatomy.core, device), *([observer.kernel.note] if observer.kernel.note else [])],
+        notes=[*anatomy.notes, *_slow_cpu(anatomy.core, device), *observer.notes],
         timing=Timing(
             seconds=seconds,
             tokens_per_s=work.facts.tokens / seconds,
@@ -131,24 +132,33 @@ class Observer:
         self.anatomy = anatomy
         self.seconds = 0.0
         self._seen: set[Placement] = set()
-        groups: dict[tuple[torch.dtype, torch.device, bool], list[Placement]] = {}
+        alike: dict[tuple[torch.dtype, torch.device, bool], list[Placement]] = {}
+        shapes: dict[torch.device, set[Shape]] = {}
         for placement in anatomy.placements:
             _check_dtype(placement, placement.dtype)
-            sun = placement.site.component in WITH_SUN
-            groups.setdefault((placement.dtype, _home(placement.device), sun), []).append(placement)
-        self.groups = [
-            SiteGroup(ENCODINGS[dtype], [placement.site for placement in members], device, samples=samples, judged_by_sun=sun)
-            for (dtype, device, sun), members in groups.items()
-        ]
-        self.kernel = choose(
-            next(group.device for group in self.groups),
-            {Shape(member.dtype, member.width, key[2]) for key, members in groups.items() for member in members},
-        )
-        self._slots = {
-            placement: (group, index)
-            for group, members in zip(self.groups, groups.values(), strict=True)
-            for index, placement in enumerate(members)
-        }
+            device, sun = _home(placement.device), placement.site.component in WITH_SUN
+            alike.setdefault((placement.dtype, device, sun), []).append(placement)
+            shapes.setdefault(device, set()).add(Shape(placement.dtype, placement.width, sun))
+        self.kernels = {device: choose(device, wanted) for device, wanted in shapes.items()}
+        self.groups: list[SiteGroup] = []
+        self._slots: dict[Placement, tuple[SiteGroup, int]] = {}
+        for (dtype, device, sun), placements in alike.items():
+            for start in range(0, len(placements), GROUP_SITES):
+                members = placements[start : start + GROUP_SITES]
+                sites = [placement.site for placement in members]
+                group = SiteGroup(ENCODINGS[dtype], sites, device, samples=samples, judged_by_sun=sun)
+                self.groups.append(group)
+                self._slots |= {placement: (group, index) for index, placement in enumerate(members)}
+
+    @property
+    def kernel(self) -> str:
+        """The kernels in use, by name."""
+        return "+".join(sorted({kernel.name for kernel in self.kernels.values()}))
+
+    @property
+    def notes(self) -> list[str]:
+        """Why a kernel is not the fast one."""
+        return sorted({kernel.note for kernel in self.kernels.values() if kernel.note is not None})
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
@@ -158,9 +168,12 @@ class Observer:
 
     def run(self, batch: Batch, device: torch.device) -> None:
         """A batch through the hooked model and into the groups."""
+        start = time.perf_counter()
+        real, place = batch.real, batch.place
         for group in self.groups:
-            group.begin(batch.real, batch.place)
+            group.begin(real, place)
         self._seen.clear()
+        self.seconds += time.perf_counter() - start
         self.anatomy.core(**batch.inputs(device), use_cache=False)
         start = time.perf_counter()
         for placement in self.anatomy.placements:
@@ -182,6 +195,7 @@ class Observer:
 
     def _hook(self, placement: Placement) -> Callable[..., None]:
         group, index = self._slots[placement]
+        scan = self.kernels[group.device].scan
 
         def observe(module: nn.Module, args: Any, output: Any) -> None:
             start = time.perf_counter()
@@ -199,7 +213,7 @@ class Observer:
                     f"{placement.site} holds {tuple(activations.shape)}: its rows are not the batch's tokens"
                 )
             self._seen.add(placement)
-            self.kernel.scan(activations.to(group.device), group.views[index])
+            scan(activations.to(group.device), group.views[index])
             self.seconds += time.perf_counter() - start
 
         return observe

@@ -42,8 +42,13 @@ class Arrays:
         return file.getvalue()
 
     @classmethod
-    def loads(cls, data: bytes, sites: int) -> Arrays:
-        """Read the bytes of an `.npz` file that holds histograms of so many sites. Nothing in it is executed.
+    def loads(cls, data: bytes, totals: Sequence[int], shape: tuple[int, int]) -> Arrays:
+        """Read the bytes of an `.npz` file. Nothing in it is executed.
+
+        Args:
+            data: the bytes.
+            totals: how many values each site's histogram must count.
+            shape: what `hidden_peaks` must have.
 
         Raises:
             ValueError: where they are no such file.
@@ -58,6 +63,7 @@ class Arrays:
                 patterns, counts, hidden_peaks = file["patterns"], file["counts"], file["hidden_peaks"]
         except (zipfile.BadZipFile, KeyError, EOFError, OSError) as cause:
             raise ValueError(f"it holds no measurement: {cause}") from None
+        sites = len(totals)
         sound = (
             dtypes.shape == exact.shape == (sites,)
             and set(dtypes.tolist()) <= {"bfloat16", "float16"}
@@ -72,7 +78,7 @@ class Arrays:
             and bool((np.diff(offsets) >= 0).all())
             and bool((counts >= 0).all())
             and hidden_peaks.dtype == np.float32
-            and hidden_peaks.ndim == 2
+            and hidden_peaks.shape == shape
         )
         if not sound:
             raise ValueError("its arrays do not fit the record")
@@ -82,4 +88,6 @@ class Arrays:
             dense = np.zeros(PATTERNS, dtype=np.int64)
             dense[patterns[part]] = counts[part]
             histograms.append(Histogram(str(dtypes[site]), dense, bool(exact[site])))  # type: ignore[arg-type]
+        if [int(histogram.counts.sum()) for histogram in histograms] != list(totals):
+            raise ValueError("its histograms do not count what the record does")
         return cls(histograms, hidden_peaks)

@@ -78,7 +78,7 @@ class Session:
         return Result(
             measurement=Measurement.load(record) if record.exists() else None,
             baseline=Baseline.load(baseline) if baseline.exists() else None,
-            tolerance=Tolerance(**data["tolerance"] | {"formats": tuple(data["tolerance"].get("formats", ()))}),
+            tolerance=Tolerance(**data["tolerance"]),
             changes=tuple(data["changes"]),
             missing=data["missing"],
             error=data["error"],

@@ -11,6 +11,7 @@ import pytest
 from pytest_maxact import outcome
 from pytest_maxact.checks import CHECKS, Tolerance, Verdict, compare, judge
 from pytest_maxact.config import OPTIONS
+from pytest_maxact.errors import SettingsError
 from pytest_maxact.formats import FORMATS
 from pytest_maxact.record import (
     BASELINE_SQNR,
@@ -644,7 +645,7 @@ def test_a_site_beyond_a_formats_largest_value_overflows_it_with_or_without_a_ba
         verdict = run("headroom", with_sqnr(-largest * 1.1), baseline, asked(name))
         assert verdict.failed
         assert verdict.summary.startswith("1 overflow; the first is hidden layer 0: ")
-        assert f"overflows {name} (largest {largest:,.0f})" in verdict.details[0]
+        assert f" beyond {name} (largest {largest:,.0f})" in verdict.details[0]
 
 
 def test_int8_is_scaled_to_each_site_so_that_it_needs_a_baseline_with_sqnr() -> None:
@@ -665,9 +666,30 @@ def test_an_sqnr_more_than_one_decibel_below_the_baseline_fails(mlp: float, expe
     assert run("headroom", with_sqnr(mlp=mlp), stored(sites=with_sqnr()), asked("fp8_e5m2")).outcome == "passed"
 
 
+def test_infinities_have_overflowed_any_float_format() -> None:
+    sites = [site("hidden", 0, 10.0, inf=3)]
+    verdict = run("headroom", sites, None, asked("float16"))
+    assert verdict.failed
+    assert verdict.details == ("hidden layer 0: 3 infinities beyond float16 (largest 65,504)",)
+
+
+def test_a_format_whose_sqnr_could_not_be_judged_is_named() -> None:
+    verdict = run("headroom", with_sqnr(), None, asked("float16", "int8", "fp8_e5m2"))
+    assert verdict.outcome == "passed"
+    assert verdict.summary.endswith("SQNR of int8, fp8_e5m2 not judged: no baseline holds it")
+    assert "not judged" not in run("headroom", with_sqnr(), stored(sites=with_sqnr()), asked("int8", "float16")).summary
+
+
+def test_an_unknown_format_is_refused_by_name() -> None:
+    with pytest.raises(SettingsError, match=r"^there is no number format fp16: there are float16, fp8_e4m3, fp8_e5m2, int8$"):
+        Tolerance(formats=("fp16",))
+
+
 def test_an_approximate_loss_says_so() -> None:
     verdict = run("headroom", with_sqnr(mlp=1.0, approximate=True), stored(sites=with_sqnr()), asked("int8"))
     assert verdict.details[0] == "mlp layer 0: int8_maxabs 30.00 dB to 1.00 dB (approximate)"
+    same = with_sqnr(approximate=True)
+    assert run("headroom", same, stored(sites=same), asked("int8")).summary.endswith("below the baseline (approximate)")
 
 
 def test_formats_that_can_be_asked_for_are_those_there_are() -> None:

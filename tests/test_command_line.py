@@ -770,7 +770,7 @@ def test_headroom_joins_the_suite_where_a_format_is_asked_for(project: Project) 
     result = project.pytest("maxact::headroom")
     assert result.ret == 4
     result.stderr.fnmatch_lines(["ERROR: maxact::headroom needs a number format to check: add --maxact-format=NAME"])
-    (project.folder / "pytest.ini").write_text("[pytest]\nmaxact_format = int8 fp8_e5m2\n")
+    (project.folder / "pytest.ini").write_text("[pytest]\nmaxact_format = int8, fp8_e5m2\n")
     assert project.outcomes("maxact::headroom") == {"passed": ["headroom"]}
     assert "--maxact-format=int4 is none of float16, fp8_e4m3, fp8_e5m2, int8" in project.problem("--maxact-format=int4")
 
@@ -791,7 +791,7 @@ def test_an_overflow_and_a_lost_sqnr_are_red_with_the_site(project: Project, cop
     save_file(weights, loud / "model.safetensors", metadata={"format": "pt"})
     found = project.outcomes(f"--maxact-model={loud}", "--maxact-baseline=none", "--maxact-format=float16")
     assert found["failed"] == ["headroom"]
-    assert "overflows float16 (largest 65,504)" in project.last.texts["maxact::headroom"]
+    assert " beyond float16 (largest 65,504)" in project.last.texts["maxact::headroom"]
 
 
 def test_the_record_comes_with_its_arrays(project: Project) -> None:
@@ -801,9 +801,12 @@ def test_the_record_comes_with_its_arrays(project: Project) -> None:
     assert record.arrays.histograms == project.measured.arrays.histograms
     assert [sample.id for sample in record.samples] == ["a", "b", "c"]
     assert record.hidden_peaks.shape == (3, 3)
-    assert "the record's arrays go to a .npz file beside it" in project.problem("--maxact-json=r.npz")
-    (project.folder / "x.npz").mkdir()
-    assert "it is a folder or a special file" in project.problem("--maxact-json=x.json")
+    (project.folder / "mine.npz").write_bytes(b"somebody else's")
+    assert "would overwrite " in (message := project.problem("--maxact-json=mine.json"))
+    assert message.endswith("mine.npz, which no record beside it names: name another file")
+    (project.folder / "r.npz").unlink()
+    (project.folder / "r.npz").mkdir()
+    assert "it is a folder or a special file" in project.problem("--maxact-json=r.json")
 
 
 def test_the_benchmark_is_an_item_and_is_shown(project: Project) -> None:

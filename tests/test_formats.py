@@ -69,11 +69,6 @@ def test_overflow_is_that_of_torch_s_cast_for_every_bit_pattern(
     magnitudes = patterns_of(dtype).abs()
     expected = overflowing(magnitudes, target)
     assert floating.overflows(magnitudes.to(torch.float64).numpy()).tolist() == expected.tolist()
-    for name, (known, _) in FLOATS.items():
-        if known is floating:
-            count = int((expected & magnitudes.isfinite()).sum())
-            assert FORMATS[name].overflowing(histogram_of(patterns_of(dtype))) == count
-    assert FORMATS["int8"].overflowing(histogram_of(patterns_of(dtype))) == 0
 
 
 @pytest.mark.parametrize(
@@ -87,7 +82,7 @@ def test_overflow_is_that_of_torch_s_cast_for_every_bit_pattern(
 def test_overflow_begins_where_half_a_step_beyond_the_largest_value_rounds_away(name: str, last: float, first: float) -> None:
     floating, target = FLOATS[name]
     assert FORMATS[name].floating is floating
-    assert FORMATS[name].largest == floating.largest == torch.finfo(target).max
+    assert floating.largest == torch.finfo(target).max
     assert floating.overflows([0.0, floating.largest, last, first, 1e38, math.inf]).tolist() == [False] * 3 + [True] * 3
     assert floating.quantize(np.array([last, first, 1e38])).tolist() == [floating.largest] * 3
 
@@ -104,16 +99,8 @@ def test_nan_does_not_overflow(floating: formats.FloatFormat, target: torch.dtyp
     assert not floating.overflows(math.nan)
 
 
-@settings(deadline=None, max_examples=50)
-@given(tensor=tensors())
-@pytest.mark.parametrize("name", FLOATS)
-def test_finite_values_that_overflow_are_counted(name: str, tensor: torch.Tensor) -> None:
-    finite = tensor[tensor.isfinite()].abs()
-    assert FORMATS[name].overflowing(histogram_of(tensor)) == int(overflowing(finite, FLOATS[name][1]).sum())
-
-
 def test_formats_have_their_names_and_figures() -> None:
-    assert {name: (format.largest, format.sqnr_keys) for name, format in FORMATS.items()} == {
+    assert {name: (form.floating and form.floating.largest, form.sqnr_keys) for name, form in FORMATS.items()} == {
         "float16": (65504.0, ()),
         "fp8_e4m3": (448.0, ("fp8_e4m3",)),
         "fp8_e5m2": (57344.0, ("fp8_e5m2",)),

@@ -470,7 +470,8 @@ HISTOGRAMS = [
     Histogram("bfloat16", np.bincount([0, 0x7F80, 0x3F80, 0x3F80, 0xFFFF], minlength=PATTERNS)),
     Histogram("float16", np.full(PATTERNS, 2**40)),
 ]
-HIDDEN_PEAKS = np.array([[1.5, np.nan], [3e38, 0.0]], dtype=np.float32)
+HIDDEN_PEAKS = np.array([[3e38, np.nan]], dtype=np.float32)
+TOTALS = [int(histogram.counts.sum()) for histogram in HISTOGRAMS]
 
 
 def with_arrays() -> Measurement:
@@ -478,13 +479,17 @@ def with_arrays() -> Measurement:
 
 
 def healthy_pair() -> Measurement:
-    return measurement(figures("embedding", None), figures("hidden", 1))
+    sites = [figures("embedding", None), figures("hidden", 1)]
+    counted = [site.model_copy(update={"count": int(h.counts.sum())}) for site, h in zip(sites, HISTOGRAMS, strict=True)]
+    samples = [SampleFigures(id=name, category=None, tokens=1, peak=1.0) for name in "ab"]
+    return measurement(*counted).model_copy(update={"samples": samples})
 
 
 def test_arrays_come_back_bit_for_bit_from_a_file_beside_the_record(tmp_path: Path) -> None:
     with_arrays().save(tmp_path / "run.7.json")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["run.7.json", "run.7.npz"]
     back = Measurement.load(tmp_path / "run.7.json")
+    assert back == with_arrays()
     assert back.sidecar is not None
     assert back.sidecar.file == "run.7.npz"
     assert [back.histogram("embedding", None), back.histogram("hidden", 1)] == HISTOGRAMS
@@ -548,14 +553,23 @@ def arrays_with(**changes: Any) -> bytes:
         arrays_with(histogram_offsets=np.array([0, 9, 4])),
         arrays_with(histogram_offsets=np.array([0, 4, PATTERNS + 5])),
         arrays_with(histogram_exact=np.array([True])),
+        arrays_with(hidden_peaks=HIDDEN_PEAKS.T),
+        arrays_with(counts=np.array([2] * (PATTERNS + 4))),
     ],
 )
 def test_bytes_that_are_no_sidecar_are_refused(data: bytes) -> None:
-    assert Arrays.loads(arrays_with(), sites=2).histograms == HISTOGRAMS
-    with pytest.raises(ValueError, match=r"^it holds no measurement|^its arrays do not fit|^Object arrays"):
-        Arrays.loads(data, sites=2)
+    assert Arrays.loads(arrays_with(), TOTALS, (1, 2)).histograms == HISTOGRAMS
+    with pytest.raises(ValueError, match=r"^it holds no measurement|^its arrays do not fit|^Object arrays|^its histograms"):
+        Arrays.loads(data, TOTALS, (1, 2))
 
 
 def test_a_sidecar_of_more_sites_than_the_record_is_refused() -> None:
     with pytest.raises(ValueError, match="do not fit the record"):
-        Arrays.loads(arrays_with(), sites=3)
+        Arrays.loads(arrays_with(), [*TOTALS, 1], (1, 2))
+
+
+def test_records_of_any_name_have_arrays_of_their_own(tmp_path: Path) -> None:
+    for name in ("run.1", "run.2", "run.json", "other.npz"):
+        with_arrays().save(tmp_path / name)
+    found = {file.name for file in tmp_path.iterdir()}
+    assert found == {"run.1", "run.1.npz", "run.2", "run.2.npz", "run.json", "run.npz", "other.npz", "other.npz.npz"}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from pytest_maxact.checks.verdict import Tolerance, Verdict
-from pytest_maxact.formats import FORMATS
+from pytest_maxact.formats import FORMATS, FloatFormat
 from pytest_maxact.record import Baseline, Measurement, SiteFigures
 from pytest_maxact.wording import number
 
@@ -27,9 +27,10 @@ def check(measurement: Measurement, baseline: Baseline | None, tolerance: Tolera
         floating = FORMATS[name].floating
         if floating is None:  # it is scaled to each site
             continue
-        over = [site for site in sites if site.peak is not None and floating.overflows(site.value)]
-        overflows += [f"{site}: {number(site.value)} overflows {name} (largest {floating.largest:,.0f})" for site in over]
-        if not over:
+        over = [(site, _overflow(site, floating)) for site in sites]
+        found = [f"{site}: {what} beyond {name} (largest {floating.largest:,.0f})" for site, what in over if what]
+        overflows += found
+        if not found:
             held.append(f"{name} holds every site")
     pairs = list(_pairs(sites, baseline, [key for name in tolerance.formats for key in FORMATS[name].sqnr_keys]))
     losses = [
@@ -46,11 +47,23 @@ def check(measurement: Measurement, baseline: Baseline | None, tolerance: Tolera
         details += [f"... and {hidden} more"] if hidden else []
         return Verdict(NAME, "failed", f"{'; '.join(parts)}; the first is {first}", tuple(details))
     if pairs:
-        held.append(f"no SQNR of {len(pairs)} more than {SQNR_LOSS:g} dB below the baseline")
+        about = " (approximate)" if any(site.approximate for site, *_ in pairs) else ""
+        held.append(f"no SQNR of {len(pairs)} more than {SQNR_LOSS:g} dB below the baseline{about}")
     if not held:
         asked = ", ".join(tolerance.formats)
         return Verdict(NAME, "skipped", f"{asked} is scaled to each site: needs a baseline that holds SQNR")
+    compared = {key for _, key, *_ in pairs}
+    unknown = [name for name in tolerance.formats if FORMATS[name].sqnr_keys and not compared & set(FORMATS[name].sqnr_keys)]
+    if unknown:
+        held.append(f"SQNR of {', '.join(unknown)} not judged: no baseline holds it")
     return Verdict(NAME, "passed", "; ".join(held))
+
+
+def _overflow(site: SiteFigures, floating: FloatFormat) -> str | None:
+    """What of a site does not fit: infinities have overflowed the dtype of the model already."""
+    if site.inf:
+        return f"{site.inf:,} infinities"
+    return number(site.value) if site.peak is not None and floating.overflows(site.value) else None
 
 
 def _pairs(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pytest_maxact.errors import SettingsError
+from pytest_maxact.formats import FORMATS
 from pytest_maxact.record import Baseline, Site, ToleranceOverride
 
 Outcome = Literal["passed", "failed", "skipped"]
@@ -23,7 +26,18 @@ class Tolerance:
     site_rtol: float = 0.50
     two_sided: bool = False
     ceiling: float | None = None
-    formats: tuple[str, ...] = ()
+    formats: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown format.
+
+        Raises:
+            SettingsError: naming it and those there are.
+
+        """
+        unknown = [name for name in self.formats if name not in FORMATS]
+        if unknown:
+            raise SettingsError(f"there is no number format {unknown[0]}: there are {', '.join(FORMATS)}")
 
     def for_m(self, baseline: Baseline) -> float:
         """The tolerance of M, the baseline's override counted in."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 
 from pytest_maxact.checks.sun import describe
@@ -50,9 +51,8 @@ def _quantized(measurement: Measurement, peak: Peak) -> str:
     site = measurement.site(peak.component, peak.layer)
     assert site is not None
     about = "about " if site.approximate else ""
-    decibels = [
-        f"{about}{site.sqnr[f'int8_{policy}']:.1f} dB {words}" for policy, words in POLICIES if f"int8_{policy}" in site.sqnr
-    ]
+    known = [(site.sqnr.get(f"int8_{policy}", math.nan), words) for policy, words in POLICIES]
+    decibels = [f"{about}{value:.1f} dB {words}" for value, words in known if not math.isnan(value)]
     return f"this site: crest factor {number(site.crest)}; INT-8 SQNR {', '.join(decibels) or 'unknown'}"
 
 

@@ -19,6 +19,10 @@ MAGNITUDE, LOWER, HALF, ONE = np.int32(0x7FFFFFFF), np.int32(0xFFFF), np.int32(0
 SIGN, UPPER = np.int32(31), np.int32(16)
 LEAST, GREATEST = np.int32(-(2**31)), np.int32(2**31 - 1)
 
+_config: Any = numba.config
+if _config.DISABLE_JIT:
+    raise ImportError("NUMBA_DISABLE_JIT is set")
+
 _compiled: Any = numba.njit(nogil=True, cache=True, boundscheck=False)
 
 
