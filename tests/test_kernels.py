@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -614,6 +615,7 @@ def test_a_compiler_that_is_new_enough_is_taken(monkeypatch: pytest.MonkeyPatch,
         ("", "(RuntimeError)"),
         ("x" * 1000, "x" * 100),
     ],
+    ids=["lines", "blank lines first", "nothing", "one long line"],
 )
 def test_a_compiler_that_fails_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, message: str, told: str) -> None:
     def fails(activations: torch.Tensor, rows: Rows) -> None:
@@ -632,6 +634,13 @@ def test_a_compiler_that_cannot_be_imported_is_told(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(kernels, "version", lambda name: "0.61.0")
     monkeypatch.setattr(kernels, "import_module", broken)
     assert_eager(chosen(), "numba cannot be used (numba needs another numpy)")
+
+
+def test_without_numba_s_compilation_its_kernel_would_be_slow_and_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    numba = pytest.importorskip("numba")
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    monkeypatch.delitem(sys.modules, "pytest_maxact.reducers.kernels.numba", raising=False)
+    assert_eager(chosen(), "numba cannot be used (NUMBA_DISABLE_JIT is set)")
 
 
 def wrong_largest(activations: torch.Tensor, rows: Rows) -> None:

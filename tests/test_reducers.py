@@ -367,7 +367,7 @@ def batches_of(draw: st.DrawFn, stream: Stream) -> list[Batch]:
 
 
 @every_kernel
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=150)
 @given(data=st.data())
 def test_a_group_s_figures_are_those_of_the_definitions(kernel: str, data: st.DataObject) -> None:
     stream = data.draw(streams())
@@ -630,7 +630,7 @@ class States:
         return repr((self.peaks.finish(ENCODINGS[stream.dtype]), self.sun.finish(), wide))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=150)
 @given(stream=streams(most_sites=2), data=st.data())
 def test_no_split_order_padding_or_merge_tree_changes_a_bit(stream: Stream, data: st.DataObject) -> None:
     nothing = States.zeros(stream)
@@ -771,7 +771,7 @@ def exact(summands: Sequence[Sequence[float]]) -> ExactSum:
     return ExactSum.zeros(len(summands), CPU).update(torch.tensor(summands, dtype=torch.float64))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=150)
 @given(pairs=st.lists(st.tuples(numbers, numbers), max_size=30), data=st.data())
 def test_exact_sums_are_the_sums_of_fractions_in_any_split_and_order(
     pairs: list[tuple[float, float]], data: st.DataObject
@@ -804,6 +804,7 @@ def test_exact_sums_of_many_full_mantissas_lose_nothing(sign: int) -> None:
         ([1.0, 5e-324], Fraction(1) + Fraction(5e-324)),
         ([1e308, 1.0, -1e308], Fraction(1)),
         ([-5e-324, 1.7976931348623157e308], Fraction(1.7976931348623157e308) - Fraction(5e-324)),
+        ([2.0**52 + 2**26, -(2.0**52) - 1], Fraction(2**26 - 1)),  # the upper halves of the mantissas cancel
         ([-0.0, 0.0], Fraction(0)),
         ([], Fraction(0)),
     ],

@@ -84,11 +84,11 @@ def rows_for(dtype: torch.dtype, real: torch.Tensor, *, median: bool) -> Rows:
 
 
 def figures(rows: Rows) -> dict[str, torch.Tensor]:
-    """All that a kernel fills in."""
+    """All that a kernel fills in; sums as their bits."""
     found = {"largest": rows.largest, "spot": rows.spot, "counts": rows.counts}
     if rows.median is not None:
         found["median"] = rows.median
-    return found | (vars(rows.wide) if rows.wide else {})
+    return found | (vars(rows.wide) | {"sums": rows.wide.sums.view(torch.int64)} if rows.wide else {})
 
 
 def check(activations: torch.Tensor, real: Sequence[bool] | None = None, *, median: bool = True, calls: int = 1) -> Rows:
@@ -220,24 +220,37 @@ def test_medians_of_few_values_are_the_lower_ones(dtype: torch.dtype, width: int
     check(torch.randint(-3, 4, (30, width), generator=generator).to(dtype))
 
 
-def first_bits(dtype: torch.dtype) -> list[int]:
-    """Magnitudes at the ends of the window, and of what is finite."""
+def ends_of_window(dtype: torch.dtype) -> list[int]:
+    """The first magnitude of the window, and the first one beyond, as patterns of 16 bits."""
+    binned = getattr(torch, ENCODINGS[dtype].binned)
+    ends: list[int] = (2.0 ** torch.tensor(triton.WINDOWS[ENCODINGS[dtype].binned])).to(binned).view(torch.int16).tolist()
+    return ends
+
+
+def special_magnitudes(dtype: torch.dtype) -> list[int]:
+    """Those near the ends of the window, near zero, and near infinity."""
     encoding = ENCODINGS[dtype]
-    mantissa, bias = {"bfloat16": (7, 127), "float16": (10, 15)}[encoding.binned]
-    ends = [(exponent + bias) << mantissa for exponent in triton.WINDOWS[encoding.binned]]
     shift = encoding.bits - 16
-    near = [(end << shift) + step for end, step in product(ends, range(-2, 3))]
+    near = [(end << shift) + step for end, step in product(ends_of_window(dtype), range(-2, 3))]
     if shift:  # those that are rounded to the ends
-        near += [(end << shift) + (half << 15) + step for end, half, step in product(ends, (-1, 1), (-1, 0, 1))]
+        near += [
+            (end << shift) + half + step for end, half, step in product(ends_of_window(dtype), (-0x8000, 0x8000), (-1, 0, 1))
+        ]
     return [*near, 0, 1, 2, encoding.infinity - 1, encoding.infinity, encoding.infinity + 1, encoding.magnitude_mask]
 
 
 @every_dtype
 def test_magnitudes_at_the_ends_of_the_window_are_counted_once(dtype: torch.dtype) -> None:
     encoding = ENCODINGS[dtype]
-    magnitudes = torch.tensor(first_bits(dtype))
     signs = torch.tensor([0, -(encoding.magnitude_mask + 1)])
-    check((magnitudes[:, None] + signs).to(encoding.integer).view(dtype))
+    check((torch.tensor(special_magnitudes(dtype))[:, None] + signs).to(encoding.integer).view(dtype))
+
+
+@every_dtype
+def test_the_window_is_where_it_is_said_to_be(dtype: torch.dtype, constants: Callable[..., None]) -> None:
+    constants(HAS_WINDOWS=True)
+    parameters = triton._parameters(8, ENCODINGS[dtype])
+    assert [parameters["FIRST"], parameters["FIRST"] + parameters["SPAN"]] == ends_of_window(dtype)
 
 
 @pytest.mark.usefixtures("counting")
@@ -317,7 +330,7 @@ def test_the_widest_row_has_room_for_its_spots() -> None:
 def patterns(dtype: torch.dtype) -> st.SearchStrategy[int]:
     """Any value at all, often one of few that are special."""
     info, least = torch.iinfo(ENCODINGS[dtype].integer), -(ENCODINGS[dtype].magnitude_mask + 1)
-    special = [bits + sign for bits, sign in product(first_bits(dtype), (0, least))]
+    special = [bits + sign for bits, sign in product(special_magnitudes(dtype), (0, least))]
     return st.integers(info.min, info.max) | st.sampled_from(special)
 
 

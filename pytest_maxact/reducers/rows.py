@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from pytest_maxact.reducers.encoding import Encoding
@@ -109,11 +111,25 @@ def rank(bits: torch.Tensor, encoding: Encoding) -> torch.Tensor:
 
 
 def largest_of(bits: torch.Tensor, rows: Rows) -> torch.Tensor:
-    """The `top` of a float32 tensor's bits [N, d], found in its 100 largest rows only; no device synchronisation."""
+    """The `top` of a float32 tensor's bits [N, d], found in its 100 largest rows only; on a GPU without waiting for it."""
     assert rows.wide is not None
     extremes = torch.stack([rows.wide.high, rows.wide.low]).view(rows.encoding.integer)
     best = torch.where(rows.largest < 0, -1, rank(extremes, rows.encoding).amax(0))
-    chosen = best.topk(min(TOP, len(best)), sorted=False)
-    numbers = torch.where(chosen.values[:, None] < 0, -1, rank(bits[chosen.indices], rows.encoding)).flatten()
-    found = numbers.topk(min(TOP, len(numbers))).values
+    if bits.device.type == "cpu":
+        found = _largest_on_cpu(bits.numpy(), best.numpy(), rows.encoding)
+    else:
+        chosen = best.topk(min(TOP, len(best)), sorted=False)
+        numbers = torch.where(chosen.values[:, None] < 0, -1, rank(bits[chosen.indices], rows.encoding)).flatten()
+        found = numbers.topk(min(TOP, len(numbers))).values
     return torch.nn.functional.pad(found, (0, TOP - len(found)), value=-1)
+
+
+def _largest_on_cpu(bits: npt.NDArray[np.int32], best: npt.NDArray[np.int64], encoding: Encoding) -> torch.Tensor:
+    """The same where a comparison is cheaper than a selection: what is below the last row's best is not among the largest."""
+    rows = min(TOP, len(best))
+    chosen = np.argpartition(best, len(best) - rows)[len(best) - rows :]
+    chosen = chosen[best[chosen] >= 0]
+    values = bits[chosen]
+    floor = int(best[chosen].min()) >> 1 if len(chosen) == TOP else 0
+    numbers = rank(torch.from_numpy(values[(values & encoding.magnitude_mask) >= floor]), encoding).sort(descending=True).values
+    return numbers[: min(TOP, int((numbers >= 0).sum()))]

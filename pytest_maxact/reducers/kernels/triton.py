@@ -169,7 +169,7 @@ def _float64(exponent, fraction: tl.constexpr):
 
 @triton.jit
 def _sums(values, finite, largest):
-    """Sums of x, |x| and x^2 of each row, as `eager._sums` explains; integers wrap around twice on the way, and back."""
+    """Sums of x, |x| and x^2 of each row, as `eager._sums` explains."""
     exponent = tl.maximum(largest >> 23, 1).to(tl.int64) - 127
     shift, square_shift = _float64(exponent + 8, 1), _float64(2 * exponent + 9, 1)
     x = tl.where(finite, values, 0).to(tl.float32, bitcast=True).to(tl.float64)
@@ -237,10 +237,10 @@ def _scan(
         is_real = tl.load(real + row, mask=inside, other=0) != 0
         padding += BLOCK - tl.where(is_real, WIDTH, 0)
 
-        # A bin that the compiler sees to be within bounds: it tests others one by one.
         pattern, sign = _pattern(values, BITS, INFINITY)
         above = pattern - FIRST
         counted = (above > 0) & (above < SPAN)
+        # The bitwise "and" changes nothing, but shows the compiler that bins are within bounds: else it tests each.
         which = (tl.where(counted, above, 0) & (SPAN - 1)) | (sign * SPAN)
         bins += tl.histogram(tl.reshape(which, [ROWS * BLOCK]), 2 * SPAN)
         stray = tl.max(tl.where(counted, 0, pattern))
