@@ -132,4 +132,4 @@ def _largest_on_cpu(bits: npt.NDArray[np.int32], best: npt.NDArray[np.int64], en
     values = bits[chosen]
     floor = int(best[chosen].min()) >> 1 if len(chosen) == TOP else 0
     numbers = rank(torch.from_numpy(values[(values & encoding.magnitude_mask) >= floor]), encoding).sort(descending=True).values
-    return numbers[: min(TOP, int((numbers >= 0).sum()))]
+    return numbers[:TOP]
