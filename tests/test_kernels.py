@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pytest_maxact.reducers import kernels
 from pytest_maxact.reducers.encoding import ENCODINGS
 from pytest_maxact.reducers.kernels import Kernel, Shape, choose, eager
-from pytest_maxact.reducers.rows import NOWHERE, PATTERNS, TOP, Rows
+from pytest_maxact.reducers.rows import NOWHERE, PATTERNS, TOP, Rows, Totals
 
 INTEGERS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
 SIXTEEN_BITS = [torch.bfloat16, torch.float16]
@@ -51,8 +51,9 @@ def scan_of(kernel: str) -> Scan:
 
 def spoiled(rows: Rows) -> Rows:
     """The rows with garbage wherever a kernel is to write."""
-    for tensor in [rows.largest, rows.spot, rows.median, *(vars(rows.wide).values() if rows.wide else [])]:
-        if tensor is not None:
+    of_rows = {"largest": rows.largest, "spot": rows.spot, "median": rows.median, **(vars(rows.wide) if rows.wide else {})}
+    for name, tensor in of_rows.items():
+        if tensor is not None and name != "top":
             tensor.fill_(12345)
     return rows
 
@@ -61,8 +62,9 @@ def room(dtype: torch.dtype, real: Sequence[bool], *, sites: int = 1, median: bo
     """Room for figures, full of garbage that a kernel must overwrite; some counts are there already."""
     mask = torch.tensor(real, dtype=torch.bool)
     place = torch.where(mask, torch.arange(len(real)), NOWHERE)
-    counts = torch.arange(PATTERNS).repeat(sites, 1)
-    return spoiled(Rows.empty(ENCODINGS[dtype], mask, place, counts, median=median))
+    totals = Totals.zeros(ENCODINGS[dtype], sites, torch.device("cpu"))
+    totals.counts.copy_(torch.arange(PATTERNS))
+    return spoiled(Rows.empty(ENCODINGS[dtype], mask, place, totals, median=median))
 
 
 def scanned(scan: Scan, activations: torch.Tensor, real: Sequence[bool] | None = None, *, median: bool = True) -> Rows:
@@ -333,15 +335,16 @@ def test_a_batch_without_a_real_token_adds_nothing(kernel: str, dtype: torch.dty
 
 @every_kernel
 @every_dtype
-def test_counts_run_on_over_batches_and_everything_else_is_the_last_batch_s(kernel: str, dtype: torch.dtype) -> None:
+def test_totals_run_on_over_batches_and_everything_else_is_the_last_batch_s(kernel: str, dtype: torch.dtype) -> None:
     scan = scan_of(kernel)
     first, second = heavy_tailed(dtype, 6, 50, broken=0.01), heavy_tailed(dtype, 6, 20) / 2
     rows = scanned(scan, first)
     scan(second, rows)
-    found, last = owed(rows), expected(second, [True] * 6)
-    counts = Counter(expected(first, [True] * 6)["counts"]) + Counter(last["counts"])
-    assert found.pop("counts") == dict(sorted(counts.items()))
-    assert found == {name: value for name, value in last.items() if name != "counts"}
+    found, before, last = owed(rows), expected(first, [True] * 6), expected(second, [True] * 6)
+    assert found.pop("counts") == dict(sorted((Counter(before["counts"]) + Counter(last["counts"])).items()))
+    if "top" in found:
+        assert found.pop("top") == sorted(before["top"] + last["top"], reverse=True)[:TOP]
+    assert found == {name: value for name, value in last.items() if name in found}
 
 
 @every_kernel
@@ -420,6 +423,21 @@ def test_of_more_than_100_equal_values_the_positive_ones_stay(kernel: str, negat
     signs = torch.tensor([-1.0] * negative + [1.0] * 60)
     for shape in ((1, -1), (-1, 1)):
         assert values_of_top(owed(scanned(scan_of(kernel), 5 * signs.reshape(shape)))["top"]) == [5.0] * 60 + [-5.0] * 40
+
+
+@every_kernel
+def test_the_top_is_kept_over_batches(kernel: str) -> None:
+    heavy, equal = heavy_tailed(torch.float32, 30, 11), torch.cat([torch.full((20, 8), -3.0), torch.full((13, 8), 3.0)])
+    for tensor in (heavy, torch.cat([heavy, heavy]), equal, equal.flip(0), heavy - heavy):
+        top = sorted(tensor.flatten().tolist(), key=lambda value: (-abs(value), -value))[:TOP]
+        for size in (1, 3, 15, 60):  # with and without 100 values in a batch
+            totals = Totals.zeros(ENCODINGS[torch.float32], 1, torch.device("cpu"))
+            for batch in tensor.split(size):
+                real, place = torch.ones(len(batch), dtype=torch.bool), torch.arange(len(batch))
+                rows = spoiled(Rows.empty(ENCODINGS[torch.float32], real, place, totals, median=False))
+                scan_of(kernel)(batch, rows[0])
+            assert totals.top is not None
+            assert values_of_top([number for number in totals.top[0].tolist() if number >= 0]) == top
 
 
 @every_kernel
@@ -519,7 +537,7 @@ def test_parts_for_threads_change_nothing(tensor: torch.Tensor, data: st.DataObj
 def test_chunks_of_an_eager_scan_change_nothing(tensor: torch.Tensor, elements: int, data: st.DataObject) -> None:
     real = data.draw(st.lists(st.booleans(), min_size=len(tensor), max_size=len(tensor)), label="real")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(eager, "CHUNK_ELEMENTS", elements)
+        patch.setattr(eager, "CHUNK_BYTES", elements * 4)
         found = owed(scanned(eager.scan, tensor, real))
     assert found == expected(tensor, real)
 

@@ -24,7 +24,8 @@ pytest.importorskip("triton")
 
 from pytest_maxact.reducers.encoding import ENCODINGS
 from pytest_maxact.reducers.kernels import eager, triton
-from pytest_maxact.reducers.rows import NOWHERE, PATTERNS, Rows
+from pytest_maxact.reducers.rows import NOWHERE, PATTERNS, Rows, Totals
+from tests.test_kernels import spoiled
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
@@ -75,12 +76,9 @@ def counting(request: pytest.FixtureRequest, constants: Callable[..., None]) -> 
 def rows_for(dtype: torch.dtype, real: torch.Tensor, *, median: bool) -> Rows:
     """Room for two sites, with garbage wherever a kernel is to write, and totals of earlier batches."""
     place = torch.where(real, torch.arange(len(real), device=real.device), NOWHERE)
-    counts = torch.arange(PATTERNS, device=real.device).repeat(2, 1)
-    rows = Rows.empty(ENCODINGS[dtype], real, place, counts, median=median)
-    for tensor in (rows.largest, rows.spot, rows.median, *(vars(rows.wide).values() if rows.wide else ())):
-        if tensor is not None:
-            tensor.fill_(12345)
-    return rows
+    totals = Totals.zeros(ENCODINGS[dtype], 2, real.device)
+    totals.counts.copy_(torch.arange(PATTERNS))
+    return spoiled(Rows.empty(ENCODINGS[dtype], real, place, totals, median=median))
 
 
 def figures(rows: Rows) -> dict[str, torch.Tensor]:

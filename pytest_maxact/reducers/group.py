@@ -12,7 +12,7 @@ from pytest_maxact.histogram import Floats, Histogram, Moments
 from pytest_maxact.record import Site, SunFigures
 from pytest_maxact.reducers.encoding import Encoding
 from pytest_maxact.reducers.peak import PeakAt, Peaks
-from pytest_maxact.reducers.rows import PATTERNS, TOP, Rows
+from pytest_maxact.reducers.rows import TOP, Rows, Totals
 from pytest_maxact.reducers.samples import SamplePeaks
 from pytest_maxact.reducers.sun import Sun
 from pytest_maxact.reducers.wide import WideState
@@ -42,7 +42,7 @@ class SiteGroup:
         self.encoding = encoding
         self.sites = list(sites)
         self.device = device
-        self.counts = torch.zeros((len(sites), PATTERNS), dtype=torch.int64, device=device)
+        self.totals = Totals.zeros(encoding, len(sites), device)
         self.peaks = Peaks.zeros(len(sites), device)
         self.sun = Sun.zeros(len(sites), device) if judged_by_sun else None
         self.wide = None if encoding.exact else WideState.zeros(len(sites), device)
@@ -54,7 +54,7 @@ class SiteGroup:
     def begin(self, real: torch.Tensor, place: torch.Tensor) -> None:
         """Make room for a batch whose tokens are `real` and stand at `place` (see `Rows`)."""
         self.rows = Rows.empty(
-            self.encoding, real.to(self.device), place.to(self.device), self.counts, median=self.sun is not None
+            self.encoding, real.to(self.device), place.to(self.device), self.totals, median=self.sun is not None
         )
         self.views = [self.rows[site] for site in range(len(self.sites))]
 
@@ -69,11 +69,11 @@ class SiteGroup:
 
     def finish(self) -> list[SiteResult]:
         """The results, in the order of `sites`; the first time that anything leaves the device."""
-        counts = self.counts.cpu().numpy()
+        counts = self.totals.counts.cpu().numpy()
         histograms = [Histogram(self.encoding.binned, row, exact=self.encoding.exact) for row in counts]
         peaks = self.peaks.finish(self.encoding)
         sun = [None] * len(self.sites) if self.sun is None else self.sun.finish()
-        if self.wide is None:
+        if self.wide is None or self.totals.top is None:
             return [
                 SiteResult(
                     histogram=histogram,
@@ -89,6 +89,7 @@ class SiteGroup:
                 for histogram, peak, judged in zip(histograms, peaks, sun, strict=True)
             ]
         finite = counts.sum(-1) - (self.wide.nan + self.wide.inf).cpu().numpy()
+        wides = self.wide.finish(finite.tolist(), self.totals.top)
         return [
             SiteResult(
                 histogram=histogram,
@@ -101,7 +102,7 @@ class SiteGroup:
                 top=wide.top,
                 sun=judged,
             )
-            for histogram, peak, judged, wide in zip(histograms, peaks, sun, self.wide.finish(finite.tolist()), strict=True)
+            for histogram, peak, judged, wide in zip(histograms, peaks, sun, wides, strict=True)
         ]
 
     def hidden_peaks(self) -> dict[int, Floats]:

@@ -16,14 +16,35 @@ NOWHERE = torch.iinfo(torch.int64).max
 
 
 @dataclass(frozen=True)
+class Totals:
+    """What kernels add to over all batches, of S sites.
+
+    counts: int64 [S, 65536], how often each 16-bit pattern was seen. float32 values are rounded to bfloat16 for it, its NaN
+        counted as 0x7FC0, those beyond bfloat16's range as infinite.
+    top: int64 [S, 100], the largest finite |x| as `rank` numbers, descending; -1 where there are fewer. For float32 only,
+        whose histogram does not tell.
+    """
+
+    counts: torch.Tensor
+    top: torch.Tensor | None
+
+    @classmethod
+    def zeros(cls, encoding: Encoding, sites: int, device: torch.device) -> Totals:
+        """Nothing seen yet."""
+        counts = torch.zeros((sites, PATTERNS), dtype=torch.int64, device=device)
+        top = None if encoding.exact else torch.full((sites, TOP), -1, dtype=torch.int64, device=device)
+        return cls(counts, top)
+
+
+@dataclass(frozen=True)
 class Wide:
-    """What a histogram of 16-bit patterns cannot tell of float32 values. All but `top` one a row.
+    """What a histogram of 16-bit patterns cannot tell of float32 values.
 
     high, low: float32 [S, N], the largest and the smallest finite value; -inf and inf where there is none.
     nan, inf: int32 [S, N], how many values are NaN, and infinite.
     sums: float64 [S, N, 3], sums over the row's finite values of x, |x| and x^2, each summand rounded to a fixed multiple of
         the row's largest (2^-44 and 2^-43 of its octave), so that every order of adding gives the same bits.
-    top: int64 [S, 100], the largest finite |x| of the tensor as `rank` numbers, descending; -1 where there are fewer.
+    top: as in `Totals`, to be added to.
     """
 
     high: torch.Tensor
@@ -34,15 +55,16 @@ class Wide:
     top: torch.Tensor
 
     @classmethod
-    def empty(cls, shape: tuple[int, int], device: torch.device) -> Wide:
-        """Room for S sites and N rows."""
+    def empty(cls, shape: tuple[int, int], top: torch.Tensor) -> Wide:
+        """Room for S sites and N rows, and the largest so far."""
+        device = top.device
         return cls(
             high=torch.empty(shape, dtype=torch.float32, device=device),
             low=torch.empty(shape, dtype=torch.float32, device=device),
             nan=torch.empty(shape, dtype=torch.int32, device=device),
             inf=torch.empty(shape, dtype=torch.int32, device=device),
             sums=torch.empty((*shape, 3), dtype=torch.float64, device=device),
-            top=torch.empty((shape[0], TOP), dtype=torch.int64, device=device),
+            top=top,
         )
 
     def __getitem__(self, site: int) -> Wide:
@@ -60,8 +82,7 @@ class Rows:
         owe it only for rows that hold the tensor's largest.
     median: [S, N] in the dtype's integer, magnitude of the lower median of |x|; -1 where the row holds a NaN or infinity.
         None for sites that are not judged by the Sun criterion.
-    counts: int64 [S, 65536], running totals over all batches of each 16-bit pattern. float32 values are rounded to bfloat16
-        for it, its NaN counted as 0x7FC0, those beyond bfloat16's range as infinite.
+    counts: as in `Totals`, to be added to.
     wide: for float32 only.
     """
 
@@ -75,9 +96,9 @@ class Rows:
     wide: Wide | None
 
     @classmethod
-    def empty(cls, encoding: Encoding, real: torch.Tensor, place: torch.Tensor, counts: torch.Tensor, *, median: bool) -> Rows:
-        """Room for the figures of a batch; `counts` are the totals so far, which kernels add to."""
-        shape, device = (len(counts), len(real)), counts.device
+    def empty(cls, encoding: Encoding, real: torch.Tensor, place: torch.Tensor, totals: Totals, *, median: bool) -> Rows:
+        """Room for the figures of a batch, beside the totals so far."""
+        shape, device = (len(totals.counts), len(real)), totals.counts.device
         return cls(
             encoding=encoding,
             real=real,
@@ -85,8 +106,8 @@ class Rows:
             largest=torch.empty(shape, dtype=encoding.integer, device=device),
             spot=torch.zeros(shape, dtype=torch.int32, device=device),
             median=torch.empty(shape, dtype=encoding.integer, device=device) if median else None,
-            counts=counts,
-            wide=None if encoding.exact else Wide.empty(shape, device),
+            counts=totals.counts,
+            wide=None if totals.top is None else Wide.empty(shape, totals.top),
         )
 
     def __getitem__(self, site: int) -> Rows:
@@ -110,26 +131,35 @@ def rank(bits: torch.Tensor, encoding: Encoding) -> torch.Tensor:
     return torch.where(magnitude < encoding.infinity, magnitude * 2 + positive, -1)
 
 
-def largest_of(bits: torch.Tensor, rows: Rows) -> torch.Tensor:
-    """The `top` of a float32 tensor's bits [N, d], found in its 100 largest rows only; on a GPU without waiting for it."""
+def keep_largest(bits: torch.Tensor, rows: Rows) -> None:
+    """Add a float32 tensor's bits [N, d], whose rows are judged already, to `top`; on a GPU without waiting for it."""
     assert rows.wide is not None
-    extremes = torch.stack([rows.wide.high, rows.wide.low]).view(rows.encoding.integer)
-    best = torch.where(rows.largest < 0, -1, rank(extremes, rows.encoding).amax(0))
+    top, wide = rows.wide.top, rows.wide
     if bits.device.type == "cpu":
-        found = _largest_on_cpu(bits.numpy(), best.numpy(), rows.encoding)
+        figures = (rows.largest.numpy(), wide.high.numpy(), wide.low.numpy())
+        found = torch.from_numpy(_candidates(bits.numpy(), *figures, max(int(top.numpy()[-1]), -1)))
+        if len(found) == 0:
+            return
     else:
+        best = rows.largest.to(torch.int64) * 2 + (wide.high >= -wide.low)
         chosen = best.topk(min(TOP, len(best)), sorted=False)
-        numbers = torch.where(chosen.values[:, None] < 0, -1, rank(bits[chosen.indices], rows.encoding)).flatten()
-        found = numbers.topk(min(TOP, len(numbers))).values
-    return torch.nn.functional.pad(found, (0, TOP - len(found)), value=-1)
+        found = torch.where(chosen.values[:, None] < 0, -1, bits[chosen.indices]).flatten()
+    top.copy_(torch.cat([top, rank(found, rows.encoding)]).topk(TOP).values)
 
 
-def _largest_on_cpu(bits: npt.NDArray[np.int32], best: npt.NDArray[np.int64], encoding: Encoding) -> torch.Tensor:
-    """The same where a comparison is cheaper than a selection: what is below the last row's best is not among the largest."""
-    rows = min(TOP, len(best))
-    chosen = np.argpartition(best, len(best) - rows)[len(best) - rows :]
-    chosen = chosen[best[chosen] >= 0]
-    values = bits[chosen]
-    floor = int(best[chosen].min()) >> 1 if len(chosen) == TOP else 0
-    numbers = rank(torch.from_numpy(values[(values & encoding.magnitude_mask) >= floor]), encoding).sort(descending=True).values
-    return numbers[:TOP]
+def _candidates(
+    bits: npt.NDArray[np.int32],
+    largest: npt.NDArray[np.int32],
+    high: npt.NDArray[np.float32],
+    low: npt.NDArray[np.float32],
+    least: int,
+) -> npt.NDArray[np.int32]:
+    """Values that may be among the 100 largest where the 100th so far has rank `least`: soon there are very few."""
+    rows = np.flatnonzero(largest >= max(least, 0) >> 1)
+    best = largest[rows].astype(np.int64) * 2 + (high[rows] >= -low[rows])
+    rows, best = rows[best > least], best[best > least]
+    if len(rows) >= TOP:
+        chosen = np.argpartition(best, len(best) - TOP)[len(best) - TOP :]
+        rows, least = rows[chosen], int(best[chosen].min())  # a hundred rows have a value as large
+    values = bits[rows]
+    return values[(values & np.int32(0x7FFFFFFF)) >= max(least, 0) >> 1]

@@ -9,7 +9,7 @@ import torch
 from pytest_maxact.histogram import Moments
 from pytest_maxact.reducers.encoding import ENCODINGS
 from pytest_maxact.reducers.exact import ExactSum
-from pytest_maxact.reducers.rows import TOP, Rows
+from pytest_maxact.reducers.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,13 @@ class WideFigures:
 
 @dataclass(frozen=True)
 class WideState:
-    """The state over S sites: float32 [S] extremes, int64 [S] counts, exact sums of x, |x| and x^2, int64 [S, 100] top."""
+    """The state over S sites: float32 [S] extremes, int64 [S] counts, exact sums of x, |x| and x^2."""
 
     high: torch.Tensor
     low: torch.Tensor
     nan: torch.Tensor
     inf: torch.Tensor
     sums: tuple[ExactSum, ExactSum, ExactSum]
-    top: torch.Tensor
 
     @classmethod
     def zeros(cls, sites: int, device: torch.device) -> WideState:
@@ -41,8 +40,7 @@ class WideState:
         none = torch.full((sites,), -torch.inf, device=device)
         count = torch.zeros(sites, dtype=torch.int64, device=device)
         total = ExactSum.zeros(sites, device)
-        top = torch.full((sites, TOP), -1, dtype=torch.int64, device=device)
-        return cls(none, -none, count, count, (total, total, total), top)
+        return cls(none, -none, count, count, (total, total, total))
 
     def update(self, rows: Rows) -> WideState:
         """The state after these rows too."""
@@ -57,19 +55,18 @@ class WideState:
             torch.where(real, wide.nan, 0).sum(-1),
             torch.where(real, wide.inf, 0).sum(-1),
             (total, absolute, squares),
-            wide.top,
         )
 
     def merge(self, other: WideState) -> WideState:
         """The state of both streams together."""
         total, absolute, squares = (mine.merge(theirs) for mine, theirs in zip(self.sums, other.sums, strict=True))
-        return self._with(other.high, other.low, other.nan, other.inf, (total, absolute, squares), other.top)
+        return self._with(other.high, other.low, other.nan, other.inf, (total, absolute, squares))
 
-    def finish(self, counts: list[int]) -> list[WideFigures]:
-        """Figures for each site; `counts` are how many values were finite."""
+    def finish(self, counts: list[int], top: torch.Tensor) -> list[WideFigures]:
+        """Figures for each site; `counts` are how many values were finite, `top` as in `Totals`."""
         sums = [exact.finish() for exact in self.sums]
         encoding = ENCODINGS[torch.float32]
-        magnitudes, negative = encoding.values(self.top.clamp(min=0) >> 1), self.top % 2 == 0
+        magnitudes, negative = encoding.values(top.clamp(min=0) >> 1), top % 2 == 0
         tops = torch.where(negative, -magnitudes, magnitudes)
         return [
             WideFigures(
@@ -79,7 +76,7 @@ class WideState:
                 inf=int(self.inf[site]),
                 # Rounded squares can sum to less than the squared sum of |x| allows, and a variance must not be negative.
                 moments=Moments.of(count, sums[0][site], sums[1][site], max(sums[2][site], sums[1][site] ** 2 / max(count, 1))),
-                top=tops[site][self.top[site] >= 0].tolist(),
+                top=tops[site][top[site] >= 0].tolist(),
             )
             for site, count in enumerate(counts)
         ]
@@ -91,7 +88,6 @@ class WideState:
         nan: torch.Tensor,
         inf: torch.Tensor,
         sums: tuple[ExactSum, ExactSum, ExactSum],
-        top: torch.Tensor,
     ) -> WideState:
         return WideState(
             torch.maximum(self.high, high),
@@ -99,5 +95,4 @@ class WideState:
             self.nan + nan,
             self.inf + inf,
             sums,
-            torch.cat([self.top, top], -1).topk(TOP).values,
         )

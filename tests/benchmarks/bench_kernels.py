@@ -9,7 +9,7 @@ import torch
 
 from pytest_maxact.reducers.encoding import ENCODINGS
 from pytest_maxact.reducers.kernels import Shape, choose, eager
-from pytest_maxact.reducers.rows import PATTERNS, Rows
+from pytest_maxact.reducers.rows import Rows, Totals
 
 ROWS, WIDTH = 4096, 576
 
@@ -25,7 +25,7 @@ def test_scan(dtype: torch.dtype, median: bool, kernel: str, benchmark: Any) -> 
         ENCODINGS[dtype],
         real=torch.ones(ROWS, dtype=torch.bool),
         place=torch.arange(ROWS),
-        counts=torch.zeros((1, PATTERNS), dtype=torch.int64),
+        totals=Totals.zeros(ENCODINGS[dtype], 1, cpu),
         median=median,
     )
     benchmark.group = f"{dtype}, {'with' if median else 'without'} medians"

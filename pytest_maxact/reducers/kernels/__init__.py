@@ -11,7 +11,7 @@ import torch
 
 from pytest_maxact.reducers.encoding import ENCODINGS
 from pytest_maxact.reducers.kernels import eager
-from pytest_maxact.reducers.rows import NOWHERE, PATTERNS, Rows
+from pytest_maxact.reducers.rows import NOWHERE, Rows, Totals
 
 OLDEST = {"numba": (0, 60), "triton": (3, 2)}
 ADVICE = {"numba": "pip install numba, or the extra `fast` of pytest-maxact", "triton": "pip install triton"}
@@ -61,7 +61,7 @@ def _try(scan: Callable[[torch.Tensor, Rows], None], shape: Shape, device: torch
         ENCODINGS[shape.dtype],
         real=torch.tensor([True, False], device=device),
         place=torch.tensor([0, NOWHERE], device=device),
-        counts=torch.zeros((1, PATTERNS), dtype=torch.int64, device=device),
+        totals=Totals.zeros(ENCODINGS[shape.dtype], 1, device),
         median=shape.median,
     )
     scan(torch.ones((2, shape.width), dtype=shape.dtype, device=device), rows[0])

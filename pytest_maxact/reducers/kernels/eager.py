@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from pytest_maxact.reducers.encoding import Encoding
-from pytest_maxact.reducers.rows import PATTERNS, Rows, Wide, largest_of
+from pytest_maxact.reducers.rows import PATTERNS, Rows, Wide, keep_largest
 
 # Temporaries beyond the cache cost more than the arithmetic.
-CHUNK_ELEMENTS = 512 * 1024
+CHUNK_BYTES = 2 * 1024**2
 NAN_BIN = 0x7FC0
 
 
@@ -23,12 +23,12 @@ def scan(activations: torch.Tensor, rows: Rows) -> None:
     """
     width = activations.shape[-1]
     bits = activations.detach().reshape(-1, width).view(rows.encoding.integer)
-    step = max(1, CHUNK_ELEMENTS // width)
+    step = max(1, CHUNK_BYTES // (width * bits.element_size()))
     for start in range(0, len(bits), step):
         _scan_chunk(bits[start : start + step], rows, slice(start, start + step))
     _find_spots(bits, rows)
     if rows.wide is not None:
-        rows.wide.top.copy_(largest_of(bits, rows))
+        keep_largest(bits, rows)
 
 
 def _scan_chunk(bits: torch.Tensor, rows: Rows, part: slice) -> None:
@@ -58,10 +58,10 @@ def _scan_chunk(bits: torch.Tensor, rows: Rows, part: slice) -> None:
 
 
 def _counts(bits: torch.Tensor, encoding: Encoding) -> torch.Tensor:
+    patterns = bits if encoding.exact else bits.view(encoding.dtype).to(torch.bfloat16)
+    counts = torch.bincount(patterns.view(torch.uint16).to(torch.int32).flatten(), minlength=PATTERNS)
     if encoding.exact:
-        return torch.bincount(bits.to(torch.int32).bitwise_and_(PATTERNS - 1).flatten(), minlength=PATTERNS)
-    rounded = bits.view(encoding.dtype).to(torch.bfloat16).view(torch.int16)
-    counts = torch.bincount(rounded.to(torch.int32).bitwise_and_(PATTERNS - 1).flatten(), minlength=PATTERNS)
+        return counts
     for first in (encoding.infinity >> 16, (encoding.infinity >> 16) + PATTERNS // 2):  # which NaN it gave depends on the CPU
         nan = counts[first + 1 : first + 128]
         total = int(nan.sum())
@@ -108,17 +108,22 @@ def _wide(
 def _sums(values: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
     """Shape [n, 3], see `Wide.sums`.
 
-    Adding 1.5 * 2^(e+52) rounds a smaller float64 to a multiple of 2^e, which its lowest bits then count.
+    Adding 1.5 * 2^(e+52) rounds a smaller float64 to a multiple of 2^e, which its lowest bits then count. What the addend's
+    own bits come to is taken off the sums, in which int64 may overflow and come back.
     """
     exponent = (largest >> 23).clamp(min=1).to(torch.int64) - 127
-    shift, square_shift = _power(exponent + 8, 1.5), _power(2 * exponent + 9, 1.5)
+    shift, square_shift = _power(exponent + 8, 1.5)[:, None], _power(2 * exponent + 9, 1.5)[:, None]
     wide = values.to(torch.float64)
-    units = (wide + shift[:, None]).view(torch.int64).sub_(shift.view(torch.int64)[:, None])
-    total, absolute = units.sum(-1), units.abs_().sum(-1)
-    squares = wide.square_().add_(square_shift[:, None]).view(torch.int64).sum(-1)
-    squares -= square_shift.view(torch.int64) * values.shape[-1]
+    shifted = wide + shift
+    total = _units(shifted, shift)
+    absolute = _units(torch.add(wide.abs_(), shift, out=shifted), shift)
+    squares = _units(torch.addcmul(square_shift, wide, wide, out=shifted), square_shift)
     unit, square_unit = _power(exponent - 44), _power(2 * exponent - 43)
     return torch.stack([total * unit, absolute * unit, squares * square_unit], -1)
+
+
+def _units(shifted: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    return shifted.view(torch.int64).sum(-1) - shift.view(torch.int64).squeeze(-1) * shifted.shape[-1]
 
 
 def _power(exponent: torch.Tensor, factor: float = 1.0) -> torch.Tensor:

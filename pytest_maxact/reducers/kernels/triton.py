@@ -15,7 +15,7 @@ import triton.language as tl
 
 from pytest_maxact.reducers.encoding import Encoding
 from pytest_maxact.reducers.kernels import eager
-from pytest_maxact.reducers.rows import Rows, largest_of
+from pytest_maxact.reducers.rows import Rows, keep_largest
 
 WARPS = 16
 PART = 32 * WARPS
@@ -43,8 +43,6 @@ def scan(activations: torch.Tensor, rows: Rows) -> None:
     # As integers: of floats whose sign bit is cleared the compiler makes abs(), which loses what a NaN carries.
     bits = activations.detach().reshape(-1, width).contiguous().view(encoding.integer)
     if len(bits) == 0:
-        if wide is not None:
-            wide.top.fill_(-1)
         return
     parameters = _parameters(width, encoding)
     programs = min(_programs(bits.device), triton.cdiv(len(bits), parameters["ROWS"]))
@@ -61,7 +59,7 @@ def scan(activations: torch.Tensor, rows: Rows) -> None:
             **parameters,
         )
     if wide is not None:
-        wide.top.copy_(largest_of(bits, rows))
+        keep_largest(bits, rows)
 
 
 @cache
