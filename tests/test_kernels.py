@@ -432,7 +432,7 @@ def test_the_top_is_kept_over_batches(kernel: str) -> None:
         top = sorted(tensor.flatten().tolist(), key=lambda value: (-abs(value), -value))[:TOP]
         for size in (1, 3, 15, 60):  # with and without 100 values in a batch
             totals = Totals.zeros(ENCODINGS[torch.float32], 1, torch.device("cpu"))
-            for batch in tensor.split(size):
+            for batch in torch.split(tensor, size):
                 real, place = torch.ones(len(batch), dtype=torch.bool), torch.arange(len(batch))
                 rows = spoiled(Rows.empty(ENCODINGS[torch.float32], real, place, totals, median=False))
                 scan_of(kernel)(batch, rows[0])
