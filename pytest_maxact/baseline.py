@@ -15,7 +15,6 @@ from pytest_maxact.record import (
     Measurement,
     Site,
     SunOutcome,
-    write_atomically,
 )
 from pytest_maxact.resources import data_folder
 from pytest_maxact.wording import number
@@ -79,7 +78,7 @@ def update(stored: Stored, measurement: Measurement) -> list[str]:
         return [f"baseline {stored.target} is unchanged"]
     try:
         stored.target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(stored.target, new.dumps())
+        new.save(stored.target)
     except OSError as cause:
         raise BaselineError(f"baseline {stored.target} cannot be written: {cause}") from None
     return [f"baseline {stored.target} was {'rewritten' if old else 'written'}", *lines]

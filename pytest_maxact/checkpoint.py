@@ -45,7 +45,8 @@ class Reference:
     """A checkpoint that was found and looks whole.
 
     `id` names it in records: the hub id, or the last part of a path. `repository` is set where weights come from the Hub,
-    and `revision` is then the commit. `weights` are file names in `folder`, known once they are there.
+    and `revision` is then the commit. `weights` are file names in `folder`, known once they are there; so is
+    `fingerprint`, the sha256 over config and weights.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Reference:
     repository: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False
+    fingerprint: str | None = None
 
     @property
     def text_config(self) -> Any:
@@ -70,7 +72,6 @@ class Checkpoint:
     reference: Reference
     model: nn.Module
     tokenizer: Any
-    fingerprint: str
 
 
 def find(name: str, *, trust_remote_code: bool = False) -> Reference:
@@ -114,8 +115,7 @@ def load(reference: Reference, *, dtype: str = "auto", device: torch.device | st
         CheckpointError: where transformers cannot load it, or weights are missing from it.
 
     """
-    if reference.repository is not None:
-        reference = _fetch_weights(reference)
+    reference = fetch(reference)
     try:
         with _quiet_transformers():
             model, info = _load_model(reference, dtype)
@@ -127,7 +127,30 @@ def load(reference: Reference, *, dtype: str = "auto", device: torch.device | st
             f"checkpoint {reference.id} lacks {len(missing)} weights of its architecture (the first: {missing[0]}), which "
             "would be filled with random numbers: save it again with save_pretrained()"
         )
-    return Checkpoint(reference, model.eval().to(device), load_tokenizer(reference), _fingerprint(reference))
+    return Checkpoint(reference, model.eval().to(device), load_tokenizer(reference))
+
+
+def fetch(reference: Reference) -> Reference:
+    """Download the weights where they are on the Hub, and fingerprint them; nothing where that was done already.
+
+    Raises:
+        CheckpointError: where they cannot be downloaded, or are damaged.
+
+    """
+    if reference.fingerprint is not None:
+        return reference
+    if reference.repository is not None:
+        reference = _fetch_weights(reference)
+    return replace(reference, fingerprint=_fingerprint(reference))
+
+
+def small_files_digest(reference: Reference) -> str:
+    """sha256 over the files that are not weights and yet move figures: the tokenizer's, and Python code."""
+    files = [] if reference.gguf else sorted({file for pattern in SMALL_FILES for file in reference.folder.glob(pattern)})
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name} {file.stat().st_size}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def has_tokenizer(reference: Reference) -> bool:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import pytest
 
 from pytest_maxact.errors import SettingsError
 
-if TYPE_CHECKING:
-    import pytest
-
-
 SUITE = "maxact"
 BENCHMARK = "benchmark"
+
+# Where all xdist workers of a session find what one has measured, and how the session was called.
+FOLDER = pytest.StashKey[Path]()
+COMMAND = pytest.StashKey[tuple[str, ...]]()
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ OPTIONS = (
     ),
     Option("json", "write the record to FILE", "FILE", action_only=True),
     Option("benchmark", "measure also what observing costs, and show it", flag=True, action_only=True),
+    Option("fresh", "measure anew, also what pytest's cache has kept", flag=True, action_only=True),
     Option("trust-remote-code", "allow a checkpoint that needs Python code of its own", flag=True, action_only=True),
 )
 
@@ -106,11 +109,19 @@ def add_options(parser: pytest.Parser) -> None:
             parser.addini(option.dest, option.help, type=kind, default=None)
 
 
+def names_a_model(config: pytest.Config) -> bool:
+    """Whether a checkpoint was named, on the command line or in the ini file."""
+    return bool(config.getoption("maxact_model") or config.getini("maxact_model"))
+
+
 @dataclass(frozen=True)
 class Settings:
-    """What a session was told. Folders count from where pytest was called, those of an ini file from rootdir."""
+    """What a session was told. Folders count from where pytest was called, those of an ini file from rootdir.
 
-    model: str
+    `model` is None where none was named.
+    """
+
+    model: str | None
     corpus: str
     samples: int | None
     max_length: int | None
@@ -130,20 +141,19 @@ class Settings:
     suite: str
     json: Path | None
     benchmark: bool
+    fresh: bool
     trust_remote_code: bool
 
     @classmethod
-    def from_pytest(cls, config: pytest.Config) -> Settings | None:
-        """The session's settings, None where no model was named.
+    def from_pytest(cls, config: pytest.Config) -> Settings:
+        """The session's settings.
 
         Raises:
             SettingsError: for a value that is no number, out of range, or not among the choices.
 
         """
         raw = {option.dest.removeprefix("maxact_"): _given(config, option) for option in OPTIONS}
-        models = raw["model"]
-        if not models:
-            return None
+        models = raw["model"] or [None]
         for name in ("model", "corpus", "baseline"):
             if "" in (raw[name], *models):
                 raise SettingsError(f"--maxact-{name} is empty: give it a value, or leave it out")
@@ -175,8 +185,14 @@ class Settings:
             suite=raw["suite"],
             json=None if raw["json"] is None else here / Path(raw["json"]).expanduser(),
             benchmark=bool(raw["benchmark"]),
+            fresh=bool(raw["fresh"]),
             trust_remote_code=bool(raw["trust_remote_code"]),
         )
+
+
+def from_rootdir(config: pytest.Config, name: str) -> str:
+    """A name in a file of the project: a path counts from rootdir, wherever pytest was called."""
+    return str(config.rootpath / name) if (config.rootpath / name).exists() else name
 
 
 def _given(config: pytest.Config, option: Option) -> Any:
@@ -186,8 +202,8 @@ def _given(config: pytest.Config, option: Option) -> Any:
         return value or (not option.action_only and bool(config.getini(option.dest)))
     if value is None and not option.action_only:
         ini = config.getini(option.dest) or option.default
-        if option.may_be_path and ini and (config.rootpath / ini).exists():
-            ini = str(config.rootpath / ini)  # pytest may have been called from another folder
+        if option.may_be_path and ini:
+            ini = from_rootdir(config, ini)
         value = ini
         if option.repeatable and ini:
             value = ini.replace(",", " ").split() if option.choices else [ini]  # a path may hold spaces

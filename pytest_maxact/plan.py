@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,12 +12,21 @@ import torch
 
 from pytest_maxact.baseline import NO_BASELINE, Stored, look_up
 from pytest_maxact.benchmark import overhead
-from pytest_maxact.checkpoint import Reference, find, load, load_tokenizer, resolve_device
+from pytest_maxact.checkpoint import (
+    Checkpoint,
+    Reference,
+    fetch,
+    find,
+    load,
+    load_tokenizer,
+    resolve_device,
+    small_files_digest,
+)
 from pytest_maxact.checks import Tolerance
 from pytest_maxact.config import Settings
 from pytest_maxact.corpus import Corpus, SpecialTokens, check_tokenizer, check_vocabulary, load_corpus
 from pytest_maxact.errors import BaselineError, CheckpointError, SettingsError
-from pytest_maxact.record import Baseline, Measurement, sidecar_of
+from pytest_maxact.record import MEASUREMENT_SCHEMA, Baseline, Measurement, sidecar_of
 from pytest_maxact.resources import data_folder
 from pytest_maxact.runner import Progress, measure
 
@@ -42,9 +52,8 @@ class Plan:
         """
         _check_output(settings)
         device = resolve_device(settings.device)
-        corpus = load_corpus(settings.corpus)
-        if settings.samples is not None:
-            corpus = corpus.first(settings.samples)
+        assert settings.model is not None
+        corpus = corpus_of(settings)
         reference = find(settings.model, trust_remote_code=settings.trust_remote_code)
         vocabulary = getattr(reference.text_config, "vocab_size", None)
         if vocabulary is None:
@@ -71,6 +80,37 @@ class Plan:
         """Whether the measurement becomes the baseline."""
         return self.settings.update or (self.settings.update_new and self.stored.source != self.stored.target)
 
+    def fetched(self) -> Plan:
+        """The plan with all of the checkpoint's files on this machine, and their fingerprint.
+
+        Raises:
+            CheckpointError: where they cannot be downloaded.
+
+        """
+        return replace(self, reference=fetch(self.reference))
+
+    def conditions(self) -> dict[str, object]:
+        """Everything that a record follows from; of a plan that is `fetched`."""
+        settings, model = self.settings, self.reference
+        return {
+            "schema": MEASUREMENT_SCHEMA,
+            "versions": [version(name) for name in ("pytest-maxact", "torch", "transformers")],
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device),
+            "threads": torch.get_num_threads(),
+            "model": [model.id, model.revision, model.fingerprint, small_files_digest(model)],
+            "corpus": [self.corpus.id, self.corpus.digest],
+            "settings": [settings.dtype, settings.max_length, settings.special_tokens, settings.batch_tokens],
+        }
+
+    def load(self) -> Checkpoint:
+        """Load the checkpoint.
+
+        Raises:
+            CheckpointError: where that is not possible.
+
+        """
+        return load(self.reference, dtype=self.settings.dtype, device=self.device)
+
     def run(self, progress: Progress | None) -> Measurement:
         """Load the checkpoint and measure it, and what observing costs where that was asked for.
 
@@ -78,15 +118,26 @@ class Plan:
             MaxactError: where the checkpoint cannot be loaded or does not fit the corpus.
 
         """
-        checkpoint = load(self.reference, dtype=self.settings.dtype, device=self.device)
-        conditions: dict[str, Any] = {
+        checkpoint = self.load()
+        limits: dict[str, Any] = {
             name: getattr(self.settings, name) for name in ("max_length", "special_tokens", "batch_tokens")
         }
-        measurement = measure(checkpoint, corpus=self.corpus, progress=progress, **conditions)
+        measurement = measure(checkpoint, corpus=self.corpus, progress=progress, **limits)
         if not self.settings.benchmark:
             return measurement
-        cost = overhead(checkpoint.model, checkpoint.tokenizer, self.corpus, **conditions)
+        cost = overhead(checkpoint.model, checkpoint.tokenizer, self.corpus, **limits)
         return measurement.model_copy(update={"overhead": cost})
+
+
+def corpus_of(settings: Settings) -> Corpus:
+    """The corpus that the settings mean.
+
+    Raises:
+        CorpusError: where it cannot be found or read, or has fewer samples than were asked for.
+
+    """
+    corpus = load_corpus(settings.corpus)
+    return corpus if settings.samples is None else corpus.first(settings.samples)
 
 
 def _stored(settings: Settings, reference: Reference) -> Stored:

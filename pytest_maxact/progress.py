@@ -1,17 +1,41 @@
-"""Progress of a measurement, seen although pytest captures output: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a measurement, seen although pytest captures output: a bar on a terminal, plain lines elsewhere.
+
+What an xdist worker prints goes nowhere: it writes its progress to a file, which the controller watches and shows.
+"""
 
 from __future__ import annotations
 
+import json
+import threading
 import time
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any, Protocol
 
+import pytest
 from tqdm import tqdm
 
-if TYPE_CHECKING:
-    import pytest
+from pytest_maxact.config import FOLDER
+from pytest_maxact.record import write_atomically
 
 LINE_EVERY_SECONDS = 10.0
+LOOK_EVERY_SECONDS = 0.5
+FILE = "progress.json"
+
+
+class Progress(Protocol):
+    """Told what a measurement is doing."""
+
+    def stage(self, text: str) -> None:
+        """Say what begins."""
+
+    def tokens(self, done: int, total: int) -> None:
+        """So many tokens of all are through the model."""
+
+
+def progress_of(config: pytest.Config, what: str) -> Progress:
+    """The progress of a measurement of `what` in this process."""
+    return FileProgress(config, what) if hasattr(config, "workerinput") else TerminalProgress(config, what)
 
 
 class _Uncaptured:
@@ -25,6 +49,10 @@ class _Uncaptured:
         with self.capture.global_and_fixture_disabled() if self.capture else nullcontext():
             self.reporter.write(text, flush=True)
 
+    def line(self, text: str) -> None:
+        """Write a line of its own."""
+        self.write(("\n" if self.reporter._tw.chars_on_current_line else "") + text + "\n")
+
     def flush(self) -> None:
         """Nothing to do: every write flushes."""
 
@@ -32,21 +60,20 @@ class _Uncaptured:
 class TerminalProgress:
     """Shows what a measurement is doing; silent under `-q` and where pytest has no terminal reporter."""
 
-    def __init__(self, config: pytest.Config, what: str) -> None:
+    def __init__(self, config: pytest.Config, what: str, *, bar: bool = True) -> None:
         self.what = what
         self.stream = _Uncaptured(config)
         reporter = self.stream.reporter
         self.shown = reporter is not None and config.get_verbosity() >= 0
         self.bar: tqdm[Any] | None = None
-        self.fancy = self.shown and bool(reporter.isatty)
-        self.started = self.last_line = 0.0
+        self.fancy = self.shown and bar and bool(reporter.isatty)
+        self.first: tuple[float, int] | None = None
+        self.last_line = 0.0
 
     def stage(self, text: str) -> None:
         """Say what begins."""
         if self.shown:
-            self.stream.write(f"\nmaxact: {text} {self.what}")
-            if not self.fancy:
-                self.stream.write("\n")
+            self.stream.line(f"maxact: {text} {self.what}")
 
     def tokens(self, done: int, total: int) -> None:
         """So many tokens of all are through the model."""
@@ -54,7 +81,6 @@ class TerminalProgress:
             return
         if self.fancy:
             if self.bar is None:
-                self.stream.write("\n")
                 self.bar = tqdm(
                     total=total,
                     file=self.stream,
@@ -69,10 +95,73 @@ class TerminalProgress:
                 self.bar.close()
             return
         now = time.perf_counter()
-        if not done:
-            self.started = self.last_line = now
-        elif done == total or now - self.last_line >= LINE_EVERY_SECONDS:
+        if self.first is None:
+            self.first, self.last_line = (now, done), now
+        if done == total or now - self.last_line >= LINE_EVERY_SECONDS:
             self.last_line = now
-            rate = done / (now - self.started)
-            left = f", {(total - done) / rate:,.0f} s left" if done < total else ""
-            self.stream.write(f"maxact: {done:,} of {total:,} tokens, {rate:,.0f} tokens/s{left}\n")
+            seconds, tokens = now - self.first[0], done - self.first[1]
+            speed = f", {tokens / seconds:,.0f} tokens/s" if tokens else ""  # a watcher may have come late
+            left = f", {(total - done) * seconds / tokens:,.0f} s left" if tokens and done < total else ""
+            self.stream.line(f"maxact: {done:,} of {total:,} tokens{speed}{left}")
+
+
+class FileProgress:
+    """Writes what a measurement is doing to the folder that all workers share."""
+
+    def __init__(self, config: pytest.Config, what: str) -> None:
+        self.file = config.stash[FOLDER] / FILE
+        self.state: dict[str, Any] = {"what": what, "stage": None, "done": None, "total": None}
+        self.last = 0.0
+
+    def stage(self, text: str) -> None:
+        """Say what begins."""
+        self._write(stage=text, done=None, total=None)
+
+    def tokens(self, done: int, total: int) -> None:
+        """So many tokens of all are through the model."""
+        now = time.perf_counter()
+        if done in (0, total) or now - self.last >= LOOK_EVERY_SECONDS:
+            self.last = now
+            self._write(done=done, total=total)
+
+    def _write(self, **changes: object) -> None:
+        self.state |= changes
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.file, json.dumps(self.state))
+
+
+class Watcher:
+    """In xdist's controller: shows what a worker wrote, while the context lasts."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.file: Path = config.stash[FOLDER] / FILE
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="maxact-progress", daemon=True)
+        self._shown: dict[str, Any] = {}
+        self._terminal: TerminalProgress | None = None
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(LOOK_EVERY_SECONDS):
+            self._look()
+        self._look()
+
+    def _look(self) -> None:
+        with suppress(OSError):
+            state = json.loads(self.file.read_text(encoding="utf-8"))
+            if state == self._shown:
+                return
+            if self._terminal is None or state["what"] != self._shown["what"]:
+                self._terminal = TerminalProgress(self.config, state["what"], bar=False)  # xdist's own line would break it
+            if state["stage"] != self._shown.get("stage"):
+                self._terminal.stage(state["stage"])
+            if state["total"] is not None:
+                self._terminal.tokens(state["done"], state["total"])
+            self._shown = state

@@ -237,12 +237,13 @@ class Timing(Record):
     """Wall time of the forwards and their hooks, loading left out.
 
     `hook_fraction` is seconds spent observing over seconds of the rest of the forward; None on a GPU, which runs both
-    without waiting for either.
+    without waiting for either. `measured_at` is when it was through, in UTC by ISO 8601.
     """
 
     seconds: float
     tokens_per_s: float
     hook_fraction: float | None
+    measured_at: str | None = None
 
 
 class Overhead(Record):
@@ -530,6 +531,15 @@ class Baseline(Record):
     def dumps(self) -> str:
         """The baseline as JSON text, one site a line, so that a diff shows the sites that moved."""
         return _dumps(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the baseline, all of it or nothing.
+
+        Raises:
+            OSError: where the file cannot be written.
+
+        """
+        write_atomically(Path(path), self.dumps())
 
     @classmethod
     def load(cls, path: str | Path) -> Baseline:

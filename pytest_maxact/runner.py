@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,7 @@ def measure(
         timing=Timing(
             seconds=seconds,
             tokens_per_s=work.facts.tokens / seconds,
+            measured_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             hook_fraction=None if device.type != "cpu" else observer.seconds / (seconds - observer.seconds),
         ),
     )
@@ -348,7 +350,7 @@ def _describe(anatomy: Anatomy, model: nn.Module, checkpoint: Checkpoint | None)
     return Model(
         id=type(model).__name__ if reference is None else reference.id,
         revision=None if reference is None else reference.revision,
-        fingerprint=None if checkpoint is None else checkpoint.fingerprint,
+        fingerprint=None if reference is None else reference.fingerprint,
         architecture=(getattr(config, "architectures", None) or [type(model).__name__])[0],
         model_type=config.model_type,
         layers=anatomy.layers,

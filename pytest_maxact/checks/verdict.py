@@ -71,3 +71,7 @@ class Verdict:
     def failed(self) -> bool:
         """Whether the check failed."""
         return self.outcome == "failed"
+
+    def __str__(self) -> str:
+        """What is told of a failure: `assert not verdict.failed, str(verdict)` says it all."""
+        return "\n  ".join([self.summary, *self.details])

@@ -14,7 +14,7 @@ LARGEST_SITES = 5
 POLICIES = (("maxabs", "at max-abs"), ("p999", "at the 99.9% quantile"))
 
 
-def summary(measurement: Measurement, baseline: Baseline | None) -> list[str]:
+def summary(measurement: Measurement, baseline: Baseline | None, *, reused: bool = False) -> list[str]:
     """Lines of at most 80 columns about one measurement, beside its baseline where there is one."""
     model, corpus, timing = measurement.model, measurement.corpus, measurement.timing
     lines = _wrapped(
@@ -22,6 +22,8 @@ def summary(measurement: Measurement, baseline: Baseline | None) -> list[str]:
         f"{corpus.id}, {corpus.samples:,} samples, {corpus.tokens:,} tokens, {timing.seconds:,.1f} s "
         f"({timing.tokens_per_s:,.0f} tokens/s)"
     )
+    if reused:
+        lines += _wrapped(f"reused, measured at {timing.measured_at}; --maxact-fresh measures anew")
     peak = measurement.peak
     if peak is None:
         return [*lines, "no site holds a finite value: there is no M", *_notes(measurement)]

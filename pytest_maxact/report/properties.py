@@ -1,0 +1,23 @@
+"""A measurement as names and values for a JUnit file."""
+
+from __future__ import annotations
+
+from pytest_maxact.record import Measurement, Site
+
+
+def properties(measurement: Measurement) -> dict[str, str]:
+    """M, where it stands, and what it was measured from; names begin with `maxact.`."""
+    found: dict[str, object] = {
+        "model": measurement.model.id,
+        "revision": measurement.model.revision,
+        "fingerprint": measurement.model.fingerprint,
+        "corpus": measurement.corpus.id,
+        "corpus_digest": measurement.corpus.digest,
+        "tokens": measurement.corpus.tokens,
+    }
+    peak = measurement.peak
+    if peak is not None:
+        found |= {"M": peak.value, "site": Site(component=peak.component, layer=peak.layer), "token": peak.token}
+    if measurement.sun is not None:
+        found["sun"] = "passes" if measurement.sun.passes else "fails"
+    return {f"maxact.{name}": str(value) for name, value in found.items() if value is not None}

@@ -1,0 +1,206 @@
+"""What a pytest session measures: each checkpoint and corpus once, in a folder that all xdist workers share.
+
+Who takes the lock first measures, or finds the record of an earlier session; a failure is a result too, so that nobody
+repeats it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import traceback
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_maxact.checks import Tolerance
+from pytest_maxact.config import COMMAND, FOLDER
+from pytest_maxact.errors import MaxactError
+from pytest_maxact.record import Baseline, Measurement, write_atomically
+from pytest_maxact.reuse import Store
+
+if TYPE_CHECKING:
+    from pytest_maxact.config import Settings
+    from pytest_maxact.plan import Plan
+
+
+@dataclass(frozen=True)
+class Result:
+    """What measuring gave: a record and what it is compared with, or the error that ended it.
+
+    `changes` are the lines of a baseline update; `missing` says where a baseline was looked for and not found; `reused`
+    is set where an earlier session had measured.
+    """
+
+    measurement: Measurement | None
+    baseline: Baseline | None
+    tolerance: Tolerance
+    changes: tuple[str, ...] = ()
+    missing: str | None = None
+    error: str | None = None
+    reused: bool = False
+
+
+class Session:
+    """The tasks of a pytest session, by checkpoint and corpus."""
+
+    _key = pytest.StashKey["Session"]()
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.folder = config.stash[FOLDER]
+        self.command = config.stash[COMMAND]
+        self._tasks: dict[str, Task] = {}
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> Session:
+        """The session's one."""
+        if cls._key not in config.stash:
+            config.stash[cls._key] = cls(config)
+        return config.stash[cls._key]
+
+    def task(self, settings: Settings, plan: Plan | None = None) -> Task:
+        """The task of these settings; `plan` is theirs where there is one already."""
+        name = hashlib.sha256(f"{settings.model}\0{settings.corpus}".encode()).hexdigest()[:16]
+        if name not in self._tasks:
+            self._tasks[name] = Task(self, settings, plan, self.folder / name)
+        return self._tasks[name]
+
+    def results(self) -> list[Result]:
+        """What any worker has measured, in order of the names that were asked for."""
+        folders = sorted(self.folder.glob("*/"), key=lambda folder: folder.stat().st_ctime_ns)
+        found = [read_result(folder) for folder in folders]
+        return [result for result in found if result is not None]
+
+    @property
+    def accept_command(self) -> str:
+        """The command that makes the measurement the baseline."""
+        kept = [argument for argument in self.command if argument != "--maxact-update-new"]  # it excludes --maxact-update
+        return shlex.join(["pytest", *kept, "--maxact-update"])
+
+
+class Task:
+    """One checkpoint to be measured over one corpus, once; where there is no plan yet it is made where needed."""
+
+    def __init__(self, session: Session, settings: Settings, plan: Plan | None, folder: Path) -> None:
+        self.session = session
+        self.settings = settings
+        self.plan = plan
+        self.folder = folder
+        self.error_told = False
+        self._result: Result | None = None
+
+    def result(self) -> Result:
+        """What came of it; the first call of all workers measures."""
+        from filelock import FileLock
+
+        if self._result is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.session.folder / "lock"):  # of all tasks: two checkpoints may not fit into memory
+                if not (self.folder / RESULT).exists():
+                    self._make()
+            self._result = read_result(self.folder)
+        assert self._result is not None
+        return self._result
+
+    def finished(self) -> Result | None:
+        """What came of it, if it is through."""
+        return read_result(self.folder)
+
+    def planned(self) -> Plan:
+        """The plan, failing the test that asks where something is wrong with it."""
+        from pytest_maxact.plan import Plan
+
+        if self.plan is None:
+            try:
+                self.plan = Plan.of(self.settings)
+            except MaxactError as cause:
+                pytest.fail(str(cause), pytrace=False)
+        return self.plan
+
+    def measured(self) -> tuple[Measurement, Result]:
+        """The same, failing the test that asks where nothing was measured."""
+        result = self.result()
+        if result.measurement is None:
+            assert result.error is not None
+            reason, *rest = result.error.splitlines()
+            if rest:  # a traceback: once is enough
+                rest, self.error_told = ["see the first of these"] if self.error_told else rest, True
+            pytest.fail("\n".join([f"nothing was measured: {reason}", *rest]), pytrace=False)
+        return result.measurement, result
+
+    def _make(self) -> None:
+        """Measure, compare nothing yet, and keep what came of it; an interrupt keeps nothing."""
+        started = self.folder / "started"
+        outcome: dict[str, object] = {"tolerance": {}, "changes": [], "missing": None, "error": None, "reused": False}
+        if started.exists():
+            outcome["error"] = "the worker that measured died; see its output, and try again without -n"
+        else:
+            started.touch()
+            try:
+                outcome |= self._measure()
+            except KeyboardInterrupt:
+                started.unlink()
+                raise
+            except MaxactError as cause:
+                outcome["error"] = str(cause)
+            except Exception:  # whatever a model's own code raises is this result, and told with its traceback
+                outcome["error"] = f"measuring {self.settings.model} broke:\n{traceback.format_exc()}"
+        write_atomically(self.folder / RESULT, json.dumps(outcome))
+
+    def _measure(self) -> dict[str, object]:
+        from pytest_maxact.baseline import update
+        from pytest_maxact.plan import Plan
+        from pytest_maxact.progress import progress_of
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")  # a library's warning is shown; only the user's own tests make it an error
+            plan = self.plan or Plan.of(self.settings)
+            progress = progress_of(self.session.config, plan.reference.id)
+            if plan.reference.repository is not None:
+                progress.stage("fetching")
+            plan = plan.fetched()
+            store = Store.of(self.session.config)
+            kept = None if self.settings.fresh or self.settings.benchmark else store.load(plan.conditions())
+            if kept is None:
+                progress.stage("loading and measuring")
+            measurement = plan.run(progress.tokens) if kept is None else kept
+        measurement.save(self.folder / RECORD)
+        if kept is None:
+            store.save(plan.conditions(), self.folder / RECORD)
+        if self.settings.json is not None:
+            measurement.save(self.settings.json)
+        baseline, changes = plan.stored.baseline, []
+        if plan.updates:
+            changes = update(plan.stored, measurement)
+            baseline = Baseline.load(plan.stored.target)
+        missing = None
+        if baseline is not None:
+            write_atomically(self.folder / BASELINE, baseline.dumps())
+        elif plan.stored.wanted:
+            missing = f"no baseline for {plan.reference.id}: looked for {plan.stored.target}, and among the package's own"
+        return {"tolerance": vars(plan.tolerance), "changes": changes, "missing": missing, "reused": kept is not None}
+
+
+RESULT, RECORD, BASELINE = "result.json", "record.json", "baseline.json"
+
+
+def read_result(folder: Path) -> Result | None:
+    """What a task left in its folder, None where it is not through."""
+    if not (folder / RESULT).exists():
+        return None
+    data = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    record, baseline = folder / RECORD, folder / BASELINE
+    return Result(
+        measurement=Measurement.load(record) if record.exists() else None,
+        baseline=Baseline.load(baseline) if baseline.exists() else None,
+        tolerance=Tolerance(**data["tolerance"]),
+        changes=tuple(data["changes"]),
+        missing=data["missing"],
+        error=data["error"],
+        reused=data["reused"],
+    )

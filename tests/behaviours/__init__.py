@@ -1,0 +1,1 @@
+"""What users of pytest expect, one file a situation."""
