@@ -19,6 +19,7 @@ from torch import nn
 
 from pytest_maxact.errors import AnatomyError
 from pytest_maxact.record import Component, Site
+from pytest_maxact.wrappers import bare
 
 # Parts of a multimodal model, or of a training head, that are not the text decoder.
 FOREIGN = re.compile(r"vision|visual|audio|mtp", re.IGNORECASE)
@@ -144,11 +145,11 @@ def _core(model: nn.Module) -> nn.Module:
         core = core.base_model
     if not hasattr(core, "config"):
         raise AnatomyError(f"{type(model).__name__} is no transformers model: it has no config that tells its layers")
-    return core  # type: ignore[no-any-return]
+    return bare(core)
 
 
-def _layers(core: nn.Module, count: int) -> tuple[str, nn.ModuleList]:
-    """The outermost list of as many modules as the config counts layers."""
+def _layers(core: nn.Module, count: int) -> tuple[str, list[nn.Module]]:
+    """The name and the modules of the outermost list of as many as the config counts layers."""
     lists = [
         (name, module)
         for name, module in core.named_modules()
@@ -158,7 +159,8 @@ def _layers(core: nn.Module, count: int) -> tuple[str, nn.ModuleList]:
     if not fitting:
         seen = ", ".join(f"{name} ({len(module)})" for name, module in lists[:5]) or "no lists of modules"
         raise AnatomyError(f"{type(core).__name__} has no stack of {count} decoder layers, its config's number: found {seen}")
-    return min(fitting, key=lambda pair: pair[0].count("."))
+    name, layers = min(fitting, key=lambda pair: pair[0].count("."))
+    return name, [bare(layer) for layer in layers]
 
 
 def _embedding(model: nn.Module, core: nn.Module) -> nn.Module:
@@ -169,7 +171,7 @@ def _embedding(model: nn.Module, core: nn.Module) -> nn.Module:
         except (AttributeError, NotImplementedError):
             continue
         if isinstance(embedding, nn.Module):
-            return embedding
+            return bare(embedding)
     raise AnatomyError(f"{type(core).__name__} does not tell its token embedding (get_input_embeddings)")
 
 
@@ -183,7 +185,7 @@ def _recorded_routers(model: nn.Module) -> list[tuple[type[nn.Module], int]]:
 def _place_in_layer(
     draft: _Draft, number: int, prefix: str, layer: nn.Module, routers: Sequence[tuple[type[nn.Module], int]]
 ) -> None:
-    children = dict(layer.named_children())
+    children = _children(layer)
     mixer = _child(children, MIXER_NAME, MIXER_CLASS)
     if mixer is None:
         draft.miss(f"attention (no child of {type(layer).__name__} is known as a token mixer)", number)
@@ -195,9 +197,10 @@ def _place_in_layer(
         return
     name, block = f"{prefix}.{mlp}", children[mlp]
     draft.place("mlp", number, name, block)
-    gate = _child(dict(block.named_children()), GATE_NAME)
+    parts = _children(block)
+    gate = _child(parts, GATE_NAME)
     if gate is not None:
-        draft.place("gate", number, f"{name}.{gate}", block.get_submodule(gate))
+        draft.place("gate", number, f"{name}.{gate}", parts[gate])
     elif any(EXPERTS_CLASS.search(type(module).__name__) for module in block.modules()):
         draft.miss(f"gates of the experts in {type(block).__name__}", number)
     else:
@@ -206,6 +209,10 @@ def _place_in_layer(
         index = _router_index(module, routers)
         if index is not None:
             draft.place("router", number, f"{name}.{child}", module, index)
+
+
+def _children(module: nn.Module) -> dict[str, nn.Module]:
+    return {name: bare(child) for name, child in module.named_children()}
 
 
 def _child(children: dict[str, nn.Module], name: re.Pattern[str], kind: re.Pattern[str] | None = None) -> str | None:
@@ -223,7 +230,7 @@ def _router_index(module: nn.Module, routers: Sequence[tuple[type[nn.Module], in
     return 0 if not routers and ROUTER_CLASS.search(type(module).__name__) else None
 
 
-def _verified(core: nn.Module, config: Any, layers: nn.ModuleList, draft: _Draft) -> Anatomy:
+def _verified(core: nn.Module, config: Any, layers: Sequence[nn.Module], draft: _Draft) -> Anatomy:
     """Keep the placements that the probe forward confirms, in the order in which it reached them."""
     watched: dict[nn.Module, int] = {candidate.module: candidate.index for candidate in draft.candidates}
     norms = [module for module in core.modules() if NORM_CLASS.search(type(module).__name__)]
@@ -268,7 +275,7 @@ def _reason_to_drop(candidate: _Candidate, times: int, output: torch.Tensor | No
     return f"gave shape {tuple(output.shape)} for {PROBE_SHAPE[0]} x {PROBE_SHAPE[1]} tokens"
 
 
-def _check_stack(core: nn.Module, layers: nn.ModuleList, calls: Sequence[_Call]) -> None:
+def _check_stack(core: nn.Module, layers: Sequence[nn.Module], calls: Sequence[_Call]) -> None:
     """Each layer runs once, in order, and takes what the one before it gave."""
     numbers = {layer: number for number, layer in enumerate(layers)}
     ran = [call for call in calls if call.module in numbers]
@@ -305,7 +312,7 @@ def _probe(core: nn.Module, vocabulary: int, watched: dict[nn.Module, int]) -> l
 
     device = next(core.parameters()).device
     ids = (torch.arange(PROBE_SHAPE[0] * PROBE_SHAPE[1], device=device) % vocabulary).reshape(PROBE_SHAPE)
-    with torch.inference_mode(), hooks({module: note for module in watched}, with_kwargs=True):
+    with torch.no_grad(), hooks({module: note for module in watched}, with_kwargs=True):
         core(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     return calls
 

@@ -18,6 +18,7 @@ from pytest_maxact.batching import Texts
 from pytest_maxact.corpus import Corpus, SpecialTokens
 from pytest_maxact.record import Overhead
 from pytest_maxact.runner import Observer, deal_out, device_of, observing
+from pytest_maxact.wrappers import unwrapped
 
 ROUNDS = 3
 MEBIBYTE = 1 << 20
@@ -39,6 +40,7 @@ def overhead(
         MaxactError: as `measure` does.
 
     """
+    model = unwrapped(model)
     with observing(model):
         anatomy = find_sites(model)
         work = deal_out(anatomy, tokenizer, corpus, max_length, special_tokens, batch_tokens)

@@ -285,10 +285,16 @@ RecordT = TypeVar("RecordT", bound=Record)
 
 
 class Measurement(Record):
-    """Everything one pass over the corpus found. Sites stand in the order in which the model ran them.
+    """Everything one pass over the corpus found: what `measure` gives, and `save` and `load` keep as JSON.
 
-    `notes` say in words what could not be observed. `histogram` and `hidden_peaks` come from arrays that are kept in a
-    sidecar file when the record is saved.
+    `sites` stand in the order in which the model ran them, `samples` in that of the corpus. `peak`, `dominance`, `sun` and
+    `trajectory` are None where no value was finite. `notes` say in words what could not be observed. `histogram` and
+    `hidden_peaks`, float32 [layers, samples], come from arrays that are kept in a sidecar file when the record is saved. M and
+    its analysis are those of arXiv 2605.15572, the Sun figures those of arXiv 2402.17762.
+
+    Raises:
+        pydantic.ValidationError: where a field is missing, unknown or of another type.
+
     """
 
     schema_: Literal["maxact/measurement@1"] = Field(default=MEASUREMENT_SCHEMA, alias="schema")
@@ -467,7 +473,16 @@ class ToleranceOverride(Record):
 
 
 class Baseline(Record):
-    """The part of a measurement that checks need. Absent facts are not checked, and results say so."""
+    """The part of a measurement that checks need: `of` makes one, `load` reads one.
+
+    Absent facts are not checked, and results say so. Values are signed extremes as the model computes them, SQNR is in dB.
+    `tolerances` are overrides with their reasons.
+
+    Raises:
+        pydantic.ValidationError: where a field is missing, unknown or of another type, a site stands there twice, or one that
+            is part of M is not finite.
+
+    """
 
     schema_: Literal["maxact/baseline@1"] = Field(default=BASELINE_SCHEMA, alias="schema")
     model: BaselineModel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ from pytest_maxact.reducers.encoding import ENCODINGS
 from pytest_maxact.reducers.group import SiteGroup, SiteResult
 from pytest_maxact.reducers.kernels import Shape, choose
 from pytest_maxact.sidecar import Arrays
+from pytest_maxact.wrappers import as_written, unwrapped
 
 # More tokens a forward gain nothing beyond these; less memory than they need halves them.
 CPU_BATCH_TOKENS = 4096
@@ -59,10 +61,14 @@ def measure(
     batch_tokens: int | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
-    """Run a corpus through a model once and record what every site held.
+    """Run a corpus through a model once and record what every site held; M is that of arXiv 2605.15572.
+
+    The model is observed in evaluation mode and without gradients, and is left as it was: its modes, hooks, gradients and
+    compiled code, and the states of random generators.
 
     Args:
-        model: a transformers model in memory, or a loaded `Checkpoint`, which brings its tokenizer.
+        model: a transformers model in memory, with adapters of PEFT or without, also inside `DistributedDataParallel`,
+            `DataParallel` or `torch.compile`; or a loaded `Checkpoint`, which brings its tokenizer.
         tokenizer: the model's tokenizer; needed for a corpus of texts.
         corpus: a corpus, or the name of one (see `load_corpus`).
         batches: ready batches instead of a corpus, each with `input_ids` [B, T] and optionally `attention_mask` [B, T]
@@ -73,15 +79,20 @@ def measure(
         batch_tokens: token budget of a batch, padding counted; by device and free memory where not given.
         progress: called with the tokens done and the tokens in all, at the start and after each batch.
 
+    Returns:
+        The record, with its arrays: activations are as the model computes them, SQNR in dB, times in seconds.
+
     Raises:
         CorpusError: where the corpus cannot be found, read, or does not fit the model.
-        AnatomyError: where the model's sites cannot be found with certainty.
-        MeasurementError: where a site was never reached, or the activations have a dtype that cannot be judged.
+        AnatomyError: where the model's sites cannot be found with certainty, or it is sharded or has virtual tokens.
+        MeasurementError: where a site was never reached, the activations have a dtype that cannot be judged, autocast is on,
+            batches are not as above, or there are no tokens.
 
     """
     checkpoint = model if isinstance(model, Checkpoint) else None
     if isinstance(model, Checkpoint):
         model, tokenizer = model.model, model.tokenizer
+    model = unwrapped(model)
     with observing(model):
         anatomy = find_sites(model)
         device = device_of(anatomy)
@@ -319,15 +330,38 @@ def device_of(anatomy: Anatomy) -> torch.device:
 
 @contextmanager
 def observing(model: nn.Module) -> Iterator[None]:
-    """Inference and evaluation mode, each module's own mode restored afterwards."""
+    """Evaluation without gradients, of the model as it is written; afterwards all modes are what they were.
+
+    Raises:
+        MeasurementError: under autocast.
+
+    """
+    for device in {parameter.device.type for parameter in model.parameters()}:
+        if torch.is_autocast_enabled(device):
+            dtype = str(torch.get_autocast_dtype(device)).removeprefix("torch.")
+            raise MeasurementError(f"autocast to {dtype} is on: measure outside of it, in the model's own dtype")
     training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.inference_mode():
+    # Not inference mode: what a model keeps of a forward, such as tables of positions, must serve in training steps too.
+    with as_written(model), _random_states(model), torch.no_grad():
+        try:
+            for module in training:  # not model.eval(), which some modules override to merge their adapters
+                module.training = False
             yield
-    finally:
-        for module in training:
-            module.training = True
+        finally:
+            for module in training:
+                module.training = True
+
+
+@contextmanager
+def _random_states(model: nn.Module) -> Iterator[None]:
+    """Random numbers go on afterwards as if none had been drawn: a shuffled loader of batches draws some."""
+    python, legacy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng({parameter.device for parameter in model.parameters() if parameter.is_cuda}):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)
 
 
 def _batch_tokens(config: Any, device: torch.device) -> int:

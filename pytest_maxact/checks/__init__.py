@@ -47,12 +47,16 @@ def compare(
     baseline: Baseline | None,
     tolerance: Tolerance = Tolerance(),  # noqa: B008 - immutable
 ) -> list[Verdict]:
-    """Run every check.
+    """Run every check. Nothing is raised where one fails: that is what its verdict says.
 
     Args:
-        measurement: what was measured.
-        baseline: what it is compared with; without one, the checks that need one are skipped.
+        measurement: what `measure` or `Measurement.load` gave.
+        baseline: what it is compared with, from `Baseline.load` or `Baseline.of`; without one, the checks that need one are
+            skipped. Where it was made under other conditions, all but `finite` fail and name them.
         tolerance: how much may differ. The baseline's own overrides come on top.
+
+    Returns:
+        One verdict a check, in the order of `CHECKS`.
 
     """
     return [judge(name, measurement, baseline, tolerance) for name in CHECKS]

@@ -17,9 +17,13 @@ Outcome = Literal["passed", "failed", "skipped"]
 class Tolerance:
     """How much a figure may differ from its baseline.
 
-    rtol: relative tolerance of M, dominance and the Sun margin. site_rtol: of a single site's peak.
-    two_sided: whether a fall beyond the tolerance fails too. ceiling: what M must not exceed, baseline or not.
-    formats: names in `formats.FORMATS` that every site must fit.
+    rtol: relative tolerance of M, dominance and the Sun margin; 0.10 accepts 1.10 times the baseline. site_rtol: of a single
+    site's peak. two_sided: whether a fall beyond the tolerance fails too. ceiling: what M must not exceed, baseline or not, in
+    the activations' own unit. formats: names in `formats.FORMATS` that every site must fit.
+
+    Raises:
+        SettingsError: on an unknown format.
+
     """
 
     rtol: float = 0.10
@@ -59,7 +63,11 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`summary` is one line; `details` are further lines of a failure; `value` is the figure that was judged."""
+    """What one check, named as in `CHECKS`, says of a measurement.
+
+    `summary` is one line; `details` are further lines of a failure; `value` is the one figure that was judged, where
+    there is one: M of `maximum`, the ratio of `dominance`, the margin of `sun`.
+    """
 
     check: str
     outcome: Outcome
