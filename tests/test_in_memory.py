@@ -195,19 +195,28 @@ def test_the_cost_of_observing_is_that_of_the_model_inside() -> None:
 # --- Adapters of PEFT.
 
 
-def adapted(model: Any, **config: Any) -> Any:
-    """The model with LoRA adapters whose weights are not the zeros they start with."""
-    adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, task_type="CAUSAL_LM", **config))
+def lora(**config: Any) -> peft.LoraConfig:
+    return peft.LoraConfig(r=4, task_type="CAUSAL_LM", **config)
+
+
+def stir(model: Any) -> Any:
+    """Give adapters other weights than the zeros they start with."""
     torch.manual_seed(2)
     with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
+        for name, parameter in model.named_parameters():
             if "lora_" in name:
                 parameter.normal_(std=0.3)
-    return adapted
+    return model
+
+
+def adapted(model: Any, *, mixed: bool = False, **config: Any) -> Any:
+    """The model with LoRA adapters of PEFT."""
+    return stir(peft.get_peft_model(model, lora(**config), mixed=mixed))
 
 
 ADAPTED = {
     "linear": {"target_modules": "all-linear"},
+    "mixed": {"target_modules": ["gate_proj", "o_proj"], "mixed": True},
     "dora": {"target_modules": ["gate_proj", "down_proj"], "use_dora": True},
     "embedding": {"target_modules": ["embed_tokens", "q_proj"]},
     "saved embedding": {"target_modules": ["v_proj"], "modules_to_save": ["embed_tokens", "norm"]},
@@ -227,6 +236,13 @@ def test_adapters_count_as_they_do_when_merged(config: dict[str, Any]) -> None:
     for site, alone in zip(found.sites, merged.sites, strict=True):
         assert (site.max, site.min) == pytest.approx((alone.max, alone.min), rel=1e-4)
     assert max_of(found, "hidden", 2) != pytest.approx(max_of(base, "hidden", 2), rel=1e-3)
+
+
+def test_adapters_that_transformers_put_there_itself_count_the_same() -> None:
+    around = measure(adapted(language_model(), target_modules=["gate_proj", "o_proj"]), batches=BATCHES)
+    model = language_model()
+    model.add_adapter(lora(target_modules=["gate_proj", "o_proj"]))
+    assert same_figures(measure(stir(model), batches=BATCHES), around)
 
 
 def test_adapters_that_are_switched_off_do_not_count() -> None:
