@@ -145,7 +145,7 @@ def _core(model: nn.Module) -> nn.Module:
         core = core.base_model
     if not hasattr(core, "config"):
         raise AnatomyError(f"{type(model).__name__} is no transformers model: it has no config that tells its layers")
-    return bare(core)
+    return core  # type: ignore[no-any-return]
 
 
 def _layers(core: nn.Module, count: int) -> tuple[str, list[nn.Module]]:
@@ -171,7 +171,7 @@ def _embedding(model: nn.Module, core: nn.Module) -> nn.Module:
         except (AttributeError, NotImplementedError):
             continue
         if isinstance(embedding, nn.Module):
-            return bare(embedding)
+            return embedding
     raise AnatomyError(f"{type(core).__name__} does not tell its token embedding (get_input_embeddings)")
 
 
