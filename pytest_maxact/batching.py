@@ -16,6 +16,7 @@ from pytest_maxact.reducers.rows import NOWHERE
 
 DEFAULT_MAX_LENGTH = 4096
 CONTEXT_CHARACTERS = 24
+HOST = torch.device("cpu")  # said each time: a notebook may have set another default
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,13 @@ def from_batches(given: Iterable[Mapping[str, torch.Tensor]], vocabulary: int) -
 def _padded(sequences: list[TokenSequence]) -> Batch:
     """Right padding with the sample's own last token: another id's embedding might hold a NaN, which a mask lets through."""
     longest = max(len(sequence.ids) for sequence in sequences)
-    ids = torch.zeros((len(sequences), longest), dtype=torch.int32)
-    mask = torch.zeros(ids.shape, dtype=torch.bool)
+    ids = torch.zeros((len(sequences), longest), dtype=torch.int32, device=HOST)
+    mask = torch.zeros(ids.shape, dtype=torch.bool, device=HOST)
     for row, sequence in enumerate(sequences):
         ids[row] = sequence.ids[-1]
-        ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
+        ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids, device=HOST)
         mask[row, : len(sequence.ids)] = True
-    return Batch(ids, mask, torch.tensor([sequence.index for sequence in sequences]))
+    return Batch(ids, mask, torch.tensor([sequence.index for sequence in sequences], device=HOST))
 
 
 def _numbered(batches: Iterable[Mapping[str, torch.Tensor]], vocabulary: int) -> Iterator[Batch]:
@@ -141,7 +142,7 @@ def _numbered(batches: Iterable[Mapping[str, torch.Tensor]], vocabulary: int) ->
             raise MeasurementError(f"batch {number}: attention_mask must hold 1 for a token and 0 for padding, nothing else")
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
             raise MeasurementError(f"batch {number} holds token ids outside 0 to {vocabulary - 1}, the model's vocabulary")
-        yield Batch(ids.to(torch.int32), mask.bool(), torch.arange(first, first + len(ids)))
+        yield Batch(ids.to(torch.int32), mask.bool(), torch.arange(first, first + len(ids), device=HOST))
         first += len(ids)
 
 

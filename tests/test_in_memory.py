@@ -411,6 +411,15 @@ def test_another_default_dtype_changes_no_figure(dtype: torch.dtype) -> None:
     assert same_figures(found, plain)
 
 
+def test_another_default_device_changes_no_figure() -> None:
+    model = language_model()
+    corpus = Corpus("ids", (Sample("a", "x", input_ids=tuple(IDS[0].tolist())),))
+    plain, of_batches = measure(model, corpus=corpus), measure(model, batches=BATCHES)
+    with torch.device("meta"):  # where a tensor that was meant for the host holds no values
+        assert same_figures(measure(model, corpus=corpus), plain)
+        assert same_figures(measure(model, batches=BATCHES), of_batches)
+
+
 def test_hooks_of_the_users_own_are_called_as_ever_and_stay_in_order() -> None:
     model = language_model()
     layer, called = model.model.layers[1], []

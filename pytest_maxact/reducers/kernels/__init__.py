@@ -65,6 +65,6 @@ def _try(scan: Callable[[torch.Tensor, Rows], None], shape: Shape, device: torch
         median=shape.median,
     )
     scan(torch.ones((2, shape.width), dtype=shape.dtype, device=device), rows[0])
-    one = torch.ones((), dtype=shape.dtype).view(ENCODINGS[shape.dtype].integer)
+    one = torch.ones((), dtype=shape.dtype, device="cpu").view(ENCODINGS[shape.dtype].integer)
     if rows.largest.tolist() != [[int(one), -1]] or int(rows.counts.sum()) != shape.width:
         raise RuntimeError("it gave wrong figures")
