@@ -146,7 +146,7 @@ def maxact_measurement(
     if isinstance(maxact_model, ModelUnderTest):
         assert _maxact_task is not None
         if maxact_corpus is _maxact_task.planned().corpus:
-            return _maxact_task.measured()[0]
+            return _maxact_task.measured("maxact_measurement")[0]
         maxact_model = maxact_model.checkpoint
     elif _maxact_named.model is not None:
         pytest.fail("the marker maxact names a model, and maxact_model is overridden here: drop one of them", pytrace=False)

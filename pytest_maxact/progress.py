@@ -51,7 +51,7 @@ class _Uncaptured:
 
     def line(self, text: str) -> None:
         """Write a line of its own."""
-        self.write(("\n" if self.reporter._tw.chars_on_current_line else "") + text + "\n")
+        self.write(("\n" if self.reporter._tw.width_of_current_line else "") + text + "\n")
 
     def flush(self) -> None:
         """Nothing to do: every write flushes."""

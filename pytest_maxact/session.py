@@ -91,7 +91,7 @@ class Task:
         self.settings = settings
         self.plan = plan
         self.folder = folder
-        self.error_told = False
+        self.told: str | None = None
         self._result: Result | None = None
 
     def result(self) -> Result:
@@ -122,14 +122,15 @@ class Task:
                 pytest.fail(str(cause), pytrace=False)
         return self.plan
 
-    def measured(self) -> tuple[Measurement, Result]:
-        """The same, failing the test that asks where nothing was measured."""
+    def measured(self, who: str) -> tuple[Measurement, Result]:
+        """The same, failing the test `who` that asks where nothing was measured."""
         result = self.result()
         if result.measurement is None:
             assert result.error is not None
             reason, *rest = result.error.splitlines()
-            if rest:  # a traceback: once is enough
-                rest, self.error_told = ["see the first of these"] if self.error_told else rest, True
+            if rest:  # a traceback: once is enough, but a test that is tried again is told again
+                self.told = self.told or who
+                rest = rest if self.told == who else ["see the first of these"]
             pytest.fail("\n".join([f"nothing was measured: {reason}", *rest]), pytrace=False)
         return result.measurement, result
 

@@ -49,7 +49,7 @@ class BenchmarkItem(MeasuredItem):
 
     def runtest(self) -> None:
         """Measure if nobody has, and keep the figures as properties."""
-        measurement, _ = self.task.measured()
+        measurement, _ = self.task.measured(self.nodeid)
         assert measurement.overhead is not None
         figures = measurement.overhead.model_dump(exclude_none=True)
         self.user_properties += [(f"maxact.{name}", value) for name, value in figures.items()]
@@ -60,7 +60,7 @@ class CheckItem(MeasuredItem):
 
     def runtest(self) -> None:
         """Measure if nobody has, and judge."""
-        measurement, result = self.task.measured()
+        measurement, result = self.task.measured(self.nodeid)
         verdict = self._verdict(measurement, result)
         if verdict.value is not None:
             self.user_properties.append((f"maxact.{self.name}", verdict.value))
