@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from pytest_maxact import hub
 from pytest_maxact.demo import DEMO_NAMES, demo_folder
 from pytest_maxact.errors import CheckpointError, SettingsError
+from pytest_maxact.errors import first_line as _first_line
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -37,7 +38,6 @@ SMALL_FILES = (
     "*.py",
 )
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
-HUB_ID = re.compile(r"(?P<repository>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def find(name: str, *, trust_remote_code: bool = False) -> Reference:
         raise CheckpointError(f"{name} is a file, and not a .gguf one: name the folder that holds config.json instead")
     if path.is_dir():
         return _in_folder(path, path.resolve().name, trust_remote_code)
-    match = HUB_ID.fullmatch(name)
+    match = hub.HUB_ID.fullmatch(name)
     if match is None:
         raise CheckpointError(
             f"no checkpoint {name}: looked for a folder or .gguf file at {path.absolute()}, and it is no hub id either; "
@@ -226,38 +226,32 @@ def _gguf(path: Path) -> Reference:
 
 
 def _on_hub(repository: str, revision: str | None, path: Path, trust_remote_code: bool) -> Reference:
-    from huggingface_hub import file_exists, snapshot_download, try_to_load_from_cache
-
     at = f"{repository}@{revision}" if revision else repository
     try:
-        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=list(SMALL_FILES)))
-        commit = folder.name
-        if not (folder / INDEX).exists() and (folder / "config.json").exists():
-            cached = try_to_load_from_cache(repository, SINGLE, revision=commit)
-            if not isinstance(cached, str) and not file_exists(repository, SINGLE, revision=commit):
-                raise CheckpointError(_pickled(repository, "no safetensors weights on the Hub", revision))
-    except CheckpointError:
-        raise
-    except Exception as cause:  # the Hub's client, and the HTTP library below it, raise whatever happens to them
-        reason = _first_line(cause)
-        raise CheckpointError(
-            f"no checkpoint {at}: there is no folder {path.absolute()}, and the Hub did not give it "
-            f"({type(cause).__name__}: {reason}); check the spelling, HF_TOKEN and the network"
-        ) from None
-    config = _config(folder, at, trust_remote_code)
-    return Reference(repository, folder, config, (), None, repository, commit, trust_remote_code)
+        snapshot = hub.snapshot(repository, revision, SMALL_FILES)
+        if snapshot.failure and not snapshot.files.issuperset(_wanted(snapshot.folder, at)):
+            raise snapshot.failure  # what the cache has of it is no use without the weights
+    except hub.HubError as cause:
+        raise CheckpointError(f"no checkpoint {at}: there is no folder {path.absolute()}, and {cause}") from None
+    if "config.json" in snapshot.files and not snapshot.files & {INDEX, SINGLE}:
+        raise CheckpointError(_pickled(repository, "no safetensors weights on the Hub", revision))
+    config = _config(snapshot.folder, at, trust_remote_code)
+    return Reference(repository, snapshot.folder, config, (), None, repository, snapshot.commit, trust_remote_code)
+
+
+def _wanted(folder: Path, name: str) -> tuple[str, ...]:
+    return _shards(folder / INDEX, name) if (folder / INDEX).exists() else (SINGLE,)
 
 
 def _fetch_weights(reference: Reference) -> Reference:
-    from huggingface_hub import snapshot_download
-
     assert reference.repository is not None
-    index = reference.folder / INDEX
-    wanted = _shards(index, reference.id) if index.exists() else (SINGLE,)
-    try:
-        folder = Path(snapshot_download(reference.repository, revision=reference.revision, allow_patterns=list(wanted)))
-    except Exception as cause:
-        raise CheckpointError(f"the weights of {reference.id} could not be downloaded: {cause}") from cause
+    assert reference.revision is not None
+    folder, wanted = reference.folder, _wanted(reference.folder, reference.id)
+    if not all((folder / file).exists() for file in wanted):
+        try:
+            folder = hub.fetch(reference.repository, reference.revision, wanted)
+        except hub.HubError as cause:
+            raise CheckpointError(f"the weights of {reference.id} could not be downloaded: {cause}") from None
     for file in wanted:
         _check_safetensors(folder / file, reference.id)
     return replace(reference, folder=folder, weights=wanted)
@@ -359,10 +353,6 @@ def _load_model(reference: Reference, dtype: str) -> tuple[Any, Any]:
     return auto_class.from_pretrained(  # type: ignore[no-any-return]
         str(reference.folder), config=reference.config, local_files_only=True, output_loading_info=True, **options
     )
-
-
-def _first_line(cause: Exception) -> str:
-    return next(iter(str(cause).strip().splitlines()), type(cause).__name__)
 
 
 def _fingerprint(reference: Reference) -> str:

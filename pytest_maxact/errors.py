@@ -27,3 +27,8 @@ class AnatomyError(MaxactError):
 
 class MeasurementError(MaxactError):
     """A run that broke, or whose figures cannot be trusted."""
+
+
+def first_line(cause: Exception) -> str:
+    """What an error says, cut to its first line."""
+    return next(iter(str(cause).strip().splitlines()), type(cause).__name__)

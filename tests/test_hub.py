@@ -1,28 +1,52 @@
-"""Hub ids: resolved, downloaded and measured over HTTP from a hub of our own on this machine, then offline from the cache."""
+"""Hub ids: resolved, downloaded and measured over HTTP from a hub of our own on this machine, then offline from the cache.
+
+Each way in which the Hub can fail is told from the others in one line, and within three seconds.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fnmatch
 import hashlib
 import json
+import socket
+import socketserver
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
+from huggingface_hub import constants
 
+from pytest_maxact.checkpoint import find, load
+from pytest_maxact.errors import CheckpointError
+from pytest_maxact.hub import HubError, snapshot
 from pytest_maxact.record import Measurement
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+TOKEN = "hf_right"
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves folders as repositories, each with one commit that `main` and `v1` name, and notes what was asked for."""
+    """Serves folders as repositories, each with one commit that `main` and `v1` name, and notes what was asked for.
+
+    A name may begin with `datasets/`. `acme/private` shows itself only to the right token, `acme/gated` shows its files to
+    nobody; an API answer of `status` replaces all others.
+    """
 
     def __init__(self, repositories: dict[str, Path]) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.repositories = repositories
         self.asked: list[str] = []
+        self.status = 200
+
+    @property
+    def endpoint(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.server_port}"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -38,33 +62,50 @@ class Handler(BaseHTTPRequestHandler):
         """The same without the body."""
         self._answer(with_body=False)
 
+    def do_POST(self) -> None:
+        """Tell which of the paths that were asked for exist."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(with_body=True)
+
     def _answer(self, *, with_body: bool) -> None:
-        path = self.path.split("?")[0].strip("/")
+        path = unquote(self.path.split("?")[0]).strip("/")
         self.server.asked.append(path)
+        token = self.headers.get("Authorization")
+        if self.server.status != 200:
+            return self._send(self.server.status, b"", with_body)
+        if token not in (None, f"Bearer {TOKEN}"):
+            return self._send(401, b"", with_body, message="Invalid credentials in Authorization header")
         for name, folder in self.server.repositories.items():
+            api = f"api/{name}" if name.startswith("datasets/") else f"api/models/{name}"
+            if path != api and not path.startswith((f"{api}/", f"{name}/resolve/")):
+                continue
+            if name == "acme/private" and token is None:
+                return self._send(401, b"", with_body, error="RepoNotFound")
+            what, revision, file = (*path.removeprefix(api).removeprefix(name).strip("/").split("/", 2), "", "")[:3]
+            if revision not in ("", "main", "v1", COMMIT):
+                return self._send(404, b"", with_body, error="RevisionNotFound")
+            if what == "resolve" and name == "acme/gated":
+                return self._send(403, b"", with_body, error="GatedRepo")
+            if what == "resolve" and not (folder / file).is_file():
+                return self._send(404, b"", with_body, error="EntryNotFound")
+            if what == "resolve":
+                return self._send(200, (folder / file).read_bytes(), with_body)
             files = sorted(file.name for file in folder.iterdir())
-            if path in (
-                f"api/models/{name}",
-                *(f"api/models/{name}/revision/{revision}" for revision in ("main", "v1", COMMIT)),
-            ):
-                siblings = [{"rfilename": file} for file in files]
-                return self._send(200, json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode(), with_body)
-            if path.startswith(f"api/models/{name}/tree/"):
+            if what in ("tree", "paths-info"):
                 tree = [{"type": "file", "path": file, "oid": "0", "size": (folder / file).stat().st_size} for file in files]
                 return self._send(200, json.dumps(tree).encode(), with_body)
-            if path.startswith(f"{name}/resolve/") and (folder / path.split("/")[-1]).is_file():
-                return self._send(200, (folder / path.split("/")[-1]).read_bytes(), with_body)
-            if path.startswith(f"{name}/resolve/"):
-                return self._send(404, b"", with_body, error="EntryNotFound")
-        return self._send(404, b"", with_body, error="RepoNotFound")
+            siblings = [{"rfilename": file} for file in files]
+            return self._send(200, json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode(), with_body)
+        return self._send(404 if token else 401, b"", with_body, error="RepoNotFound")
 
-    def _send(self, status: int, body: bytes, with_body: bool, error: str | None = None) -> None:
+    def _send(self, status: int, body: bytes, with_body: bool, error: str = "", message: str = "") -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
         self.send_header("X-Repo-Commit", COMMIT)
-        if error:
-            self.send_header("X-Error-Code", error)
+        for header, value in (("X-Error-Code", error), ("X-Error-Message", message)):
+            if value:
+                self.send_header(header, value)
         self.end_headers()
         if with_body:
             self.wfile.write(body)
@@ -79,7 +120,10 @@ def hub(checkpoint: Path, tmp_path: Path) -> Iterator[Hub]:
     pickled.mkdir()
     (pickled / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
     (pickled / "pytorch_model.bin").write_bytes(b"never read")
-    server = Hub({"acme/tiny": checkpoint, "acme/pickled": pickled})
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    open_to_all = {"acme/tiny": checkpoint, "acme/pickled": pickled, "datasets/acme/texts": texts}
+    server = Hub(open_to_all | dict.fromkeys(("acme/private", "acme/gated"), checkpoint))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server
@@ -91,12 +135,13 @@ def hub(checkpoint: Path, tmp_path: Path) -> Iterator[Hub]:
 @pytest.fixture
 def run(hub: Hub, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pytest.RunResult]:
     monkeypatch.setenv("HF_HOME", str(pytester.path / "hf"))
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{hub.server_port}")
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
 
-    def run(model: str, *, offline: bool = False) -> pytest.RunResult:
+    def run(model: str, *settings: str, offline: bool = False) -> pytest.RunResult:
         monkeypatch.setenv("HF_HUB_OFFLINE", str(int(offline)))
         return pytester.runpytest_subprocess(
-            f"--maxact-model={model}", "--maxact-samples=4", "--maxact-baseline=none", "--maxact-json=record.json"
+            f"--maxact-model={model}", "--maxact-samples=4", "--maxact-baseline=none", "--maxact-json=record.json", *settings
         )
 
     return run
@@ -126,8 +171,171 @@ def test_a_repository_with_pickled_weights_only_is_refused_before_anything_runs(
     assert not any(path.endswith("pytorch_model.bin") for path in hub.asked)
 
 
-def test_an_unknown_repository_is_named(run: Callable[..., pytest.RunResult]) -> None:
-    result = run("acme/no-such-model")
+@pytest.fixture
+def cache(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The Hub's cache of this process, empty; the hub of our own is its endpoint, and nobody is logged in."""
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    use(monkeypatch, hub.endpoint)
+    return cache
+
+
+def use(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+
+
+@pytest.mark.parametrize(
+    ("model", "token", "status", "problem"),
+    [
+        ("acme/nothing", None, 200, "HUB has none of this name, or a private one: check the spelling; for a private one, set*"),
+        ("acme/nothing", TOKEN, 200, "HUB has none of this name, or a private one: check the spelling; *"),
+        ("acme/private", None, 200, "HUB has none of this name, or a private one: *, set HF_TOKEN or run `hf auth login`"),
+        ("acme/tiny@v9", None, 200, "HUB has no revision v9 of it: name a branch, tag or commit that URL/acme/tiny shows"),
+        (
+            "acme/gated",
+            TOKEN,
+            200,
+            "HUB gives it only to those who were granted access: ask for it at URL/acme/gated, then set*",
+        ),
+        ("acme/tiny", "hf_wrong", 200, "HUB refused the token (401): set HF_TOKEN to a valid one or run `hf auth login`"),
+        ("acme/tiny", None, 503, "HUB answered 503 Service Unavailable: try again later"),
+        ("acme/tiny", None, 418, "HUB answered 418 I'm a Teapot: check HF_ENDPOINT and what the token may read"),
+        ("acme/tiny--two", None, 200, "it is no id that the Hub could have: check the spelling"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_line_and_status_4(
+    hub: Hub,
+    cache: Path,
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    token: str | None,
+    status: int,
+    problem: str,
+) -> None:
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    hub.status = status
+    result = pytester.runpytest_inprocess(f"--maxact-model={model}")
     assert result.ret == 4
-    assert "Traceback" not in result.stderr.str()
-    result.stderr.fnmatch_lines(["ERROR: no checkpoint acme/no-such-model: *"])
+    (line,) = [line for line in result.errlines if line.startswith("ERROR: ")]
+    problem = problem.replace("HUB", f"the Hub ({hub.endpoint})").replace("URL", hub.endpoint)
+    expected = f"ERROR: no checkpoint {model}: there is no folder {pytester.path / model}, and {problem}"
+    assert fnmatch.fnmatchcase(line, expected), line
+
+
+def test_a_private_repository_is_served_to_who_holds_the_token(
+    run: Callable[..., pytest.RunResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = run("acme/private")
+    assert refused.ret == 4
+    assert "Traceback" not in refused.stderr.str()
+    assert len([line for line in refused.errlines if line.strip()]) == 1
+    refused.stderr.fnmatch_lines(["ERROR: no checkpoint acme/private: there is no folder *, or a private one: *"])
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert run("acme/private").ret == 0
+
+
+NOWHERE = "http://127.0.0.1:1"
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_without_the_hub_the_cache_will_do_where_it_holds_the_whole_revision(
+    hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch, offline: bool
+) -> None:
+    def leave() -> None:
+        use(monkeypatch, NOWHERE)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+
+    def come_back() -> None:
+        use(monkeypatch, hub.endpoint)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+    problem = "HF_HUB_OFFLINE is set and" if offline else "Connection refused.* and"
+    online = find("acme/tiny@v1")
+    leave()
+    with pytest.raises(CheckpointError, match=f"{problem} the cache {cache} does not hold all of it"):
+        find("acme/tiny@v1")  # so far there are no weights
+    with pytest.raises(CheckpointError, match=f"the weights of acme/tiny could not be downloaded: .*{problem}"):
+        load(online)
+    come_back()
+    load(online)
+    leave()
+    for name in ("acme/tiny@v1", f"acme/tiny@{COMMIT}"):
+        found = find(name)
+        assert (found.folder, found.revision) == (online.folder, COMMIT)
+    load(found)
+    with pytest.raises(CheckpointError, match=f"no checkpoint acme/tiny: there is no folder .*{problem} the cache"):
+        find("acme/tiny")  # of which nobody asked for the default branch yet
+    come_back()
+    with pytest.raises(CheckpointError, match="has no revision v9"):
+        find("acme/tiny@v9")
+
+
+@pytest.fixture
+def dripping() -> Iterator[str]:
+    """Endpoint of a server that sends a byte every now and then and is never through: no single read takes long."""
+    over = threading.Event()
+
+    class Drip(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with contextlib.suppress(OSError):
+                self.request.sendall(b"HTTP/1.1 200 OK\r\nX-Drip: ")
+                while not over.wait(0.3):
+                    self.request.sendall(b"-")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Drip) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        over.set()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """Endpoint that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("endpoint", ["silent", "dripping", "refusing", "unresolved"])
+@pytest.mark.usefixtures("cache")
+def test_a_hub_that_cannot_be_reached_is_given_up_within_three_seconds(
+    endpoint: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if endpoint == "unresolved":  # a name server that swallows questions
+        over = threading.Event()
+        request.addfinalizer(over.set)
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: over.wait(30) and [])
+        address = "http://hub.example"
+    else:
+        address = NOWHERE if endpoint == "refusing" else request.getfixturevalue(endpoint)
+    use(monkeypatch, address)
+    began = time.monotonic()
+    with pytest.raises(HubError) as caught:
+        snapshot("acme/tiny", None, ["config.json"])
+    assert time.monotonic() - began < 3
+    problem = "cannot be reached (ConnectError: " if endpoint == "refusing" else "did not answer within 2.5 s and"
+    assert str(caught.value).startswith(f"the Hub ({address}) {problem}")
+    assert "check the network" in str(caught.value) or "check the spelling, the network" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("cache")
+def test_who_sets_the_hubs_own_timeout_gets_it(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, silent)
+    monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "1")
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 1)
+    with pytest.raises(HubError, match="did not answer within 1 s"):
+        snapshot("acme/tiny", None, ["config.json"])
+
+
+def test_a_cache_that_cannot_be_written_is_not_taken_for_a_network_that_is_down(cache: Path) -> None:
+    cache.write_text("a file")
+    with pytest.raises(HubError, match=f"it could not be stored in the cache {cache} .*: make room there, or set HF_HOME"):
+        snapshot("acme/tiny", None, ["config.json"])

@@ -1,0 +1,168 @@
+"""The Hub: what it has under a name, a copy of it in the Hub's own cache, and why it could not be had, in one line.
+
+Environment variables (HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE and the like) are read by huggingface_hub itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from concurrent import futures
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from threading import Thread
+from typing import Literal, TypeVar
+
+from pytest_maxact.errors import first_line
+
+HUB_ID = re.compile(r"(?P<repository>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")
+PATIENCE = 2.5  # seconds for the Hub's first answer; who set HF_HUB_ETAG_TIMEOUT gets that
+
+Kind = Literal["model", "dataset"]
+T = TypeVar("T")
+
+
+class HubError(Exception):
+    """Why something could not be had from the Hub and what to do about it: the second half of a sentence."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One commit of a repository, with those of its files in `folder` that were asked for.
+
+    `files` names all that the repository has. Where the Hub did not serve it, `failure` says why, and `folder` and `files`
+    are what the cache has.
+    """
+
+    folder: Path
+    files: frozenset[str]
+    failure: HubError | None = None
+
+    @property
+    def commit(self) -> str:
+        """The commit's full hash."""
+        return self.folder.name
+
+
+def snapshot(repository: str, revision: str | None, patterns: Sequence[str], kind: Kind = "model") -> Snapshot:
+    """Bring the small files of a repository, from the Hub where it answers in time, else from the cache.
+
+    Args:
+        repository: `org/name`.
+        revision: branch, tag or commit; None for the default branch.
+        patterns: which files to bring.
+        kind: what the Hub has under the name.
+
+    Raises:
+        HubError: where the Hub has no such repository or revision, or refuses it or is out of reach and the cache lacks it.
+
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    def ask() -> frozenset[str]:
+        info_of = HfApi().dataset_info if kind == "dataset" else HfApi().model_info
+        info = info_of(repository, revision=revision, timeout=_patience())
+        return frozenset(file.rfilename for file in info.siblings or ())
+
+    def download(*, local_files_only: bool) -> Path:
+        folder = snapshot_download(
+            repository, repo_type=kind, revision=revision, allow_patterns=list(patterns), local_files_only=local_files_only
+        )
+        return Path(folder)
+
+    try:
+        files = _within(_patience(), ask)
+        return Snapshot(download(local_files_only=False), files)
+    except Exception as cause:  # the Hub's client, and the HTTP library below it, raise whatever happens to them
+        failure = HubError(_reason(cause, repository, revision, kind))
+        if isinstance(cause, RevisionNotFoundError):  # the Hub knows better than an old copy
+            raise failure from None
+    try:
+        folder = download(local_files_only=True)
+    except Exception:  # not there, or not whole
+        raise failure from None
+    return Snapshot(folder, frozenset(file.name for file in folder.iterdir()), failure)
+
+
+def fetch(repository: str, commit: str, files: Sequence[str]) -> Path:
+    """Download files of one commit; the folder they are in.
+
+    Raises:
+        HubError: where that fails.
+
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repository, revision=commit, allow_patterns=list(files)))
+    except Exception as cause:  # as above
+        raise HubError(_reason(cause, repository, commit, "model")) from None
+
+
+def _patience() -> float:
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else PATIENCE
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """What a call gives, or a timeout: an HTTP client's own timeouts count each step anew, and name resolution not at all."""
+    future: futures.Future[T] = futures.Future()
+
+    def work() -> None:
+        try:
+            future.set_result(call())
+        except Exception as cause:
+            future.set_exception(cause)
+
+    Thread(target=work, daemon=True).start()
+    return future.result(timeout=seconds)
+
+
+def _reason(cause: Exception, repository: str, revision: str | None, kind: Kind) -> str:
+    from huggingface_hub import constants, get_token
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if isinstance(cause, LocalEntryNotFoundError) and isinstance(cause.__cause__, Exception):
+        cause = cause.__cause__  # why the Hub did not give it says more than that the cache lacks it, too
+    hub = f"the Hub ({constants.ENDPOINT})"
+    page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repository}"
+    log_in = "set HF_TOKEN or run `hf auth login`"
+    elsewhere = f"the cache {constants.HF_HUB_CACHE} does not hold all of it"
+    shown = f"{type(cause).__name__}: {first_line(cause)}"
+    status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
+    match cause:
+        case HFValidationError():
+            return "it is no id that the Hub could have: check the spelling"
+        case OfflineModeIsEnabled():
+            return f"HF_HUB_OFFLINE is set and {elsewhere}: check the spelling, or unset HF_HUB_OFFLINE"
+        case RevisionNotFoundError():
+            return f"{hub} has no revision {revision} of it: name a branch, tag or commit that {page} shows"
+        case GatedRepoError():  # before the next one, of which it is a kind
+            return f"{hub} gives it only to those who were granted access: ask for it at {page}, then {log_in}"
+        case HfHubHTTPError() if status == HTTPStatus.UNAUTHORIZED and get_token():
+            return f"{hub} refused the token (401): set HF_TOKEN to a valid one or run `hf auth login`"
+        case HfHubHTTPError() if status == HTTPStatus.UNAUTHORIZED or isinstance(cause, RepositoryNotFoundError):
+            return f"{hub} has none of this name, or a private one: check the spelling; for a private one, {log_in}"
+        case HfHubHTTPError():
+            passing = status is not None and (status >= 500 or status == HTTPStatus.TOO_MANY_REQUESTS)
+            advice = "try again later" if passing else "check HF_ENDPOINT and what the token may read"
+            return f"{hub} answered {status} {cause.response.reason_phrase}: {advice}"
+        case futures.TimeoutError():
+            waiting = f"{hub} did not answer within {_patience():g} s"
+            return f"{waiting} and {elsewhere}: check the network and HF_ENDPOINT; HF_HUB_ETAG_TIMEOUT=30 waits longer"
+        case OSError() if cause.errno and not isinstance(cause, ConnectionError):
+            return f"it could not be stored in the cache {constants.HF_HUB_CACHE} ({shown}): make room there, or set HF_HOME"
+        case _:
+            return f"{hub} cannot be reached ({shown}) and {elsewhere}: check the spelling, the network and HF_ENDPOINT"
