@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pytest_maxact.corpus_sources import HUB_PREFIX, Row, file_rows, hub_rows
 from pytest_maxact.errors import CorpusError
 from pytest_maxact.resources import data_folder
 
@@ -84,12 +85,14 @@ def bundled() -> list[str]:
 
 
 def load_corpus(name: str) -> Corpus:
-    """Load a bundled corpus (`core`; `smoke`, 16 samples of it), a JSON Lines file, or several joined by `+`.
+    """Load a bundled corpus (`core`; `smoke`, 16 samples of it), a file, a data set of the Hub, or several joined by `+`.
 
-    A line holds `text` or `input_ids`, and may hold `id` and `category`.
+    Args:
+        name: a bundled name, a JSON Lines, `.txt` or `.parquet` file, or `hf:org/name` (see `corpus_sources`). A row holds
+            `text` or `input_ids`, and may hold `id` and `category`.
 
     Raises:
-        CorpusError: where the corpus is not found, or malformed (the line is named), or an id occurs twice.
+        CorpusError: where the corpus is not found, or malformed (the row is named), or an id occurs twice.
 
     """
     parts = [_load_one(part) for part in name.split("+")]
@@ -103,52 +106,40 @@ def load_corpus(name: str) -> Corpus:
 def _load_one(name: str) -> Corpus:
     if name == "smoke":
         return replace(_load_one("core").first(SMOKE_SAMPLES), id="smoke")
-    path = data_folder("corpora") / f"{name}.jsonl"
-    if name in bundled():
-        return Corpus(name, tuple(_read(path)))
-    path = Path(name).expanduser()
+    if name.startswith(HUB_PREFIX):
+        return _corpus(name, hub_rows(name), f"corpus {name}")
+    path = data_folder("corpora") / f"{name}.jsonl" if name in bundled() else Path(name).expanduser()
     if path.is_file():
-        return Corpus(path.stem, tuple(_read(path)))
+        return _corpus(path.stem, file_rows(path), f"corpus file {path}")
     what = "is a folder" if path.is_dir() else "was not found"
     raise CorpusError(
-        f"corpus {name} {what} (looked at {path.absolute()}): name a JSON Lines file or one of {', '.join(bundled())}"
+        f"corpus {name} {what} (looked at {path.absolute()}): name a JSON Lines, .txt or .parquet file, hf:org/name for a data "
+        f"set of the Hub, or one of {', '.join(bundled())}"
     )
 
 
-def _read(path: Path) -> Iterator[Sample]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as cause:
-        raise CorpusError(f"corpus file {path} cannot be read as UTF-8 text: {cause}") from None
-    found = False
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            found = True
-            yield _sample(line, number, path)
-    if not found:
-        raise CorpusError(f'corpus file {path} has no samples: write lines such as {{"text": "..."}}')
+def _corpus(name: str, rows: Iterable[Row], source: str) -> Corpus:
+    samples = tuple(_sample(row) for row in rows)
+    if not samples:
+        raise CorpusError(f"{source} has no samples: give it at least one")
+    return Corpus(name, samples)
 
 
-def _sample(line: str, number: int, path: Path) -> Sample:
-    where = f"corpus file {path}, line {number}"
-    try:
-        data = json.loads(line)
-        json.dumps(data, ensure_ascii=False).encode()  # an escaped half of a surrogate pair is JSON, and no text
-    except (ValueError, RecursionError) as cause:  # not only JSONDecodeError: a number can have too many digits
-        raise CorpusError(f"{where} is not JSON: {cause}") from None
+def _sample(row: Row) -> Sample:
+    data = row.data
     if not isinstance(data, dict) or ("text" in data) == ("input_ids" in data):
-        raise CorpusError(f'{where} has no usable key: it needs either "text" or "input_ids"')
-    name, category = data.get("id", f"line-{number}"), data.get("category", "uncategorized")
+        raise CorpusError(f'{row.place} has no usable key: it needs either "text" or "input_ids"')
+    name, category = data.get("id", row.id), data.get("category", "uncategorized")
     if not isinstance(name, str) or not isinstance(category, str):
-        raise CorpusError(f'{where}: "id" and "category" must be strings')
+        raise CorpusError(f'{row.place}: "id" and "category" must be strings')
     if "text" in data:
         text = data["text"]
         if not isinstance(text, str) or not text:
-            raise CorpusError(f'{where}: "text" must be a string that is not empty')
+            raise CorpusError(f'{row.place}: "text" must be a string that is not empty')
         return Sample(name, category, text=text)
     ids = data["input_ids"]
     if not isinstance(ids, list) or not ids or not all(type(token) is int and token >= 0 for token in ids):
-        raise CorpusError(f'{where}: "input_ids" must be a list of whole numbers from 0, not empty')
+        raise CorpusError(f'{row.place}: "input_ids" must be a list of whole numbers from 0, not empty')
     return Sample(name, category, input_ids=tuple(ids))
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -208,6 +212,103 @@ def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, line: str, probl
     assert len(message) < 400
 
 
+def test_a_text_file_gives_a_sample_a_line_and_leaves_empty_ones_out(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_bytes('\ufefffirst  \r\n\n \t\n{"text": "no JSON"}\n  in\u2028dented'.encode())
+    assert load_corpus(str(file)) == Corpus(
+        "notes",
+        (
+            Sample("notes-1", "uncategorized", text="first  "),
+            Sample("notes-4", "uncategorized", text='{"text": "no JSON"}'),
+            Sample("notes-5", "uncategorized", text="  in\u2028dented"),
+        ),
+    )
+    other = written(tmp_path / "others.txt", "one")
+    assert len(load_corpus(f"{file}+{other}").samples) == 4  # ids of their own, so that two files can be joined
+    file.write_bytes(b"\n \n")
+    with pytest.raises(CorpusError, match=f"corpus file {file} has no samples"):
+        load_corpus(str(file))
+    file.write_bytes(b"\xff")
+    with pytest.raises(CorpusError, match=f"corpus file {file} cannot be read as UTF-8 text"):
+        load_corpus(str(file))
+
+
+def parquet(path: Path, **columns: Any) -> str:
+    pq.write_table(pa.table(columns), path)
+    return str(path)
+
+
+def test_a_parquet_file_gives_its_rows_with_defaults_for_what_they_leave_out(tmp_path: Path) -> None:
+    file = parquet(tmp_path / "mine.parquet", id=["x", None], text=["one", "tw\0o"], category=["c", None], length=[3, 4])
+    assert load_corpus(file) == Corpus("mine", (Sample("x", "c", text="one"), Sample("mine-2", "uncategorized", text="tw\0o")))
+    # Labels that are no strings are not used; neither is any other column.
+    numbered = parquet(tmp_path / "numbered.parquet", id=[7], category=[1.5], input_ids=[[3, 0, 3]], source=["web"])
+    assert load_corpus(numbered).samples == (Sample("numbered-1", "uncategorized", input_ids=(3, 0, 3)),)
+    only = parquet(tmp_path / "only.parquet", id=["x"], prompt=pa.array(["one"], pa.large_string()))
+    assert load_corpus(f"{only}+{numbered}").samples[0] == Sample("x", "uncategorized", text="one")
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ({"text": ["fine", ""]}, 'FILE, row 2: "text" must be a string that is not empty'),
+        ({"text": ["fine", None]}, 'FILE, row 2: "text" must be a string that is not empty'),
+        ({"input_ids": [[1], []]}, 'FILE, row 2: "input_ids" must be a list of whole numbers from 0, not empty'),
+        ({"input_ids": [[1], [2, -1]]}, 'FILE, row 2: "input_ids" must be a list'),
+        ({"input_ids": [[1], [None]]}, 'FILE, row 2: "input_ids" must be a list'),
+        ({"input_ids": [[1], None]}, 'FILE, row 2: "input_ids" must be a list'),
+        ({"text": pa.array([], pa.string())}, "FILE has no samples"),
+        ({"text": [5]}, "column text of FILE holds int64, neither strings nor lists of whole numbers"),
+        ({"input_ids": [[1.5]]}, "column input_ids of FILE holds list<"),
+        ({"text": ["a"], "input_ids": [[1]]}, "FILE has no single column of texts among text, input_ids: name the one with"),
+        ({"q": ["a"], "a": ["b"], "n": [1]}, "FILE has no single column of texts among q, a, n: name the one with"),
+        ({"id": ["a"]}, "FILE has no single column of texts among id: name the one with the samples"),
+    ],
+)
+def test_a_bad_parquet_file_is_named_by_row_or_column(tmp_path: Path, columns: dict[str, Any], problem: str) -> None:
+    file = parquet(tmp_path / "mine.parquet", **columns)
+    with pytest.raises(CorpusError) as caught:
+        load_corpus(file)
+    assert str(caught.value).startswith(problem.replace("FILE", f"corpus file {file}"))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_parquet_file_is_refused(tmp_path: Path) -> None:
+    file = written(tmp_path / "mine.parquet", '{"text": "JSON"}')
+    with pytest.raises(CorpusError, match=f"corpus file {file} cannot be read as parquet: "):
+        load_corpus(file)
+    whole = parquet(tmp_path / "whole.parquet", text=["one"])
+    (tmp_path / "cut.parquet").write_bytes(Path(whole).read_bytes()[:-20])
+    with pytest.raises(CorpusError, match="cannot be read as parquet: "):
+        load_corpus(str(tmp_path / "cut.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("missing", "corpus"), [("pyarrow.parquet", "mine.parquet"), ("datasets", "hf:acme/texts"), ("version 3", "hf:acme/texts")]
+)
+def test_a_missing_library_is_named_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, corpus: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parquet(tmp_path / "mine.parquet", text=["one"])
+    if missing == "version 3":  # which would run a repository's script
+        monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(__version__="3.6.0"))
+    else:
+        monkeypatch.setitem(sys.modules, missing, None)
+    needs = 'needs the library datasets from version 4: `pip install "datasets>=4"`'
+    with pytest.raises(CorpusError, match=rf"{corpus} {needs}$"):
+        load_corpus(corpus)
+
+
+@pytest.mark.parametrize(
+    "name", ["hf:", "hf:a/b/c", "hf:a/b@", "hf:a/b?split=", "hf:a/b?shard=1", "hf:a/b?split", "hf:a/b?split=train&", "hf:a b"]
+)
+def test_a_name_for_the_hub_that_is_not_written_so_is_refused_with_the_way_to_write_it(name: str) -> None:
+    with pytest.raises(CorpusError) as caught:
+        load_corpus(name)
+    assert str(caught.value).startswith(f"corpus {name} is not written as hf:org/name@revision?split=train&column=text&config=")
+
+
 def test_an_id_that_occurs_twice_is_named(tmp_path: Path) -> None:
     file = written(tmp_path / "mine.jsonl", '{"id": "x", "text": "a"}', '{"id": "x", "text": "b"}')
     with pytest.raises(CorpusError, match="has the id 'x' more than once"):
@@ -223,7 +324,8 @@ def test_files_without_samples_without_text_and_without_existence_are_refused(tm
     with pytest.raises(CorpusError, match=f"corpus file {binary} cannot be read as UTF-8 text"):
         load_corpus(str(binary))
     with pytest.raises(
-        CorpusError, match=rf"was not found \(looked at {tmp_path}/no\): name a JSON Lines file or one of .*core"
+        CorpusError,
+        match=rf"was not found \(looked at {tmp_path}/no\): name a JSON Lines, .txt or .parquet file, .*or one of .*core",
     ):
         load_corpus(str(tmp_path / "no"))
     with pytest.raises(CorpusError, match="is a folder"):

@@ -9,8 +9,11 @@ import contextlib
 import fnmatch
 import hashlib
 import json
+import os
 import socket
 import socketserver
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +21,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import constants
 
@@ -339,3 +344,127 @@ def test_a_cache_that_cannot_be_written_is_not_taken_for_a_network_that_is_down(
     cache.write_text("a file")
     with pytest.raises(HubError, match=f"it could not be stored in the cache {cache} .*: make room there, or set HF_HOME"):
         snapshot("acme/tiny", None, ["config.json"])
+
+
+# --- data sets
+
+LOAD = """
+import json, sys
+from pytest_maxact.corpus import load_corpus
+from pytest_maxact.errors import CorpusError
+for name in sys.argv[1:]:
+    try:
+        print(json.dumps([[sample.id, sample.category, sample.text] for sample in load_corpus(name).samples]))
+    except CorpusError as problem:
+        print(problem)
+"""
+
+
+CARD = """---
+configs:
+- config_name: default
+  data_files: [{split: train, path: train.parquet}, {split: test, path: test.parquet}]
+- config_name: pairs
+  data_files: [{split: validation, path: pairs.parquet}]
+---
+"""
+
+
+@pytest.fixture
+def texts(hub: Hub) -> Path:
+    """The folder of the data set acme/texts: two splits, and a second configuration with one."""
+    folder = hub.repositories["datasets/acme/texts"]
+    rows = [{"id": id_, "category": "c", "text": f"text {id_}", "title": f"title {id_}"} for id_ in "abcd"]
+    pq.write_table(pa.Table.from_pylist(rows[:2]), folder / "train.parquet")
+    pq.write_table(pa.Table.from_pylist(rows[2:]), folder / "test.parquet")
+    pq.write_table(pa.Table.from_pylist([{"q": "three", "a": "four", "n": 5}]), folder / "pairs.parquet")
+    (folder / "README.md").write_text(CARD)
+    return folder
+
+
+@pytest.fixture
+def load_corpora(hub: Hub, tmp_path: Path) -> Callable[..., list[str]]:
+    """Load corpora in a process of its own, which begins where a folder has a data set's name; what each gave, as one line."""
+    shadow = tmp_path / "elsewhere" / "acme" / "texts"
+    shadow.mkdir(parents=True)
+    (shadow / "train.txt").write_text("not from the Hub")
+
+    def load_corpora(*names: str, **environment: str) -> list[str]:
+        settings = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.endpoint, **environment}
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+        command = [sys.executable, "-c", LOAD, *names]
+        done = subprocess.run(
+            command, env=inherited | settings, cwd=tmp_path / "elsewhere", capture_output=True, text=True, check=True
+        )
+        lines = done.stdout.splitlines()
+        assert len(lines) == len(names), done.stdout
+        return lines
+
+    return load_corpora
+
+
+TRAIN = json.dumps([["a", "c", "text a"], ["b", "c", "text b"]])
+
+
+@pytest.mark.usefixtures("texts")
+def test_a_data_set_of_the_hub_is_a_corpus(load_corpora: Callable[..., list[str]]) -> None:
+    expected = {
+        "hf:acme/texts": TRAIN,
+        "hf:acme/texts@v1?column=title&split=test": json.dumps([["c", "c", "title c"], ["d", "c", "title d"]]),
+        "hf:acme/texts?split=train[1:]+hf:acme/texts?split=test[:1]": json.dumps([["b", "c", "text b"], ["c", "c", "text c"]]),
+        "hf:acme/texts?config=pairs&column=a": json.dumps([["texts-validation-1", "uncategorized", "four"]]),
+    }
+    assert load_corpora(*expected) == list(expected.values())
+
+
+@pytest.mark.usefixtures("texts")
+def test_what_a_data_set_does_not_have_is_named_with_what_it_has(
+    hub: Hub, tmp_path: Path, load_corpora: Callable[..., list[str]]
+) -> None:
+    scripted = tmp_path / "scripted"
+    scripted.mkdir()
+    (scripted / "scripted.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    hub.repositories["datasets/acme/scripted"] = scripted
+    at, page = f"the Hub ({hub.endpoint}) has", f"{hub.endpoint}/datasets/acme/texts"
+    expected = {
+        "hf:acme/texts?split=no": "corpus NAME has no split no: add ?split= with one of train, test",
+        "hf:acme/texts?column=no": "corpus NAME has no column no among id, category, text, title: say which *",
+        "hf:acme/texts?config=pairs": "corpus NAME has no single column of texts among q, a, n: say which holds the samples, *",
+        "hf:acme/texts?config=pairs&column=n": "column n of corpus NAME holds int64, neither strings nor lists of *",
+        "hf:acme/texts?config=no": "corpus NAME cannot be read: ValueError: *'no' not found. Available: *'default', 'pairs'*",
+        "hf:acme/texts@v9": f"no corpus NAME: {at} no revision v9 of it: name a branch, tag or commit that {page} shows",
+        "hf:acme/nothing": f"no corpus NAME: {at} none of this name, or a private one: check the spelling; *",
+        "hf:acme/scripted": "corpus NAME cannot be read: RuntimeError: Dataset scripts are no longer supported*",
+    }
+    for name, line in zip(expected, load_corpora(*expected), strict=True):
+        pattern = expected[name].replace("NAME", name).replace("[", "[[]")
+        assert fnmatch.fnmatchcase(line, pattern), line
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("without_hub", [{"HF_ENDPOINT": NOWHERE}, {"HF_HUB_OFFLINE": "1"}], ids=["unreachable", "offline"])
+@pytest.mark.usefixtures("texts")
+def test_a_data_set_that_was_loaded_once_is_found_without_the_hub(
+    hub: Hub, tmp_path: Path, load_corpora: Callable[..., list[str]], without_hub: dict[str, str]
+) -> None:
+    assert load_corpora("hf:acme/texts@v1") == [TRAIN]
+    hub.asked.clear()
+    found, lacking = load_corpora("hf:acme/texts@v1", "hf:acme/texts", **without_hub)
+    assert hub.asked == []
+    assert found == TRAIN
+    assert lacking.startswith("no corpus hf:acme/texts: ")
+    assert f"the cache {tmp_path}/hf/hub does not hold all of it" in lacking
+    # Another commit's data are no substitute.
+    (cached,) = (tmp_path / "hf" / "datasets").glob(f"acme___texts/default/*/{COMMIT}")
+    cached.rename(cached.with_name("f" * 40))
+    (lacking,) = load_corpora("hf:acme/texts@v1", **without_hub)
+    assert "does not hold all of it" in lacking
+
+
+@pytest.mark.usefixtures("texts")
+def test_a_checkpoint_of_the_hub_is_measured_over_a_data_set_of_the_hub(
+    run: Callable[..., pytest.RunResult], pytester: pytest.Pytester
+) -> None:
+    assert run("acme/tiny", "--maxact-corpus=hf:acme/texts", "--maxact-samples=2").ret == 0
+    record = Measurement.load(pytester.path / "record.json")
+    assert (record.corpus.id, record.corpus.samples, record.corpus.categories) == ("hf:acme/texts", 2, {"c": 2})

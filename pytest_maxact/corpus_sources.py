@@ -1,0 +1,196 @@
+"""Where samples come from: JSON Lines, text and parquet files, data sets of the Hub. All give rows, still to be checked."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pytest_maxact import hub
+from pytest_maxact.errors import CorpusError, first_line
+
+HUB_PREFIX = "hf:"
+HUB_NAME = re.compile(rf"{HUB_PREFIX}{hub.HUB_ID.pattern}(\?(?P<settings>.*))?")
+HUB_SETTINGS = ("split", "column", "config")
+CONTENT = ("text", "input_ids")
+LABELS = ("id", "category")
+# Hardly a repository lacks both; with one of them in the Hub's cache, the commit that a branch or tag meant is there, too.
+SMALL_FILES = ("README.md", ".gitattributes")
+
+
+class Row(NamedTuple):
+    """One row: where it stands, the id of its sample where it has none of its own, and what a JSON Lines line would hold."""
+
+    place: str
+    id: str
+    data: Any
+
+
+def file_rows(path: Path) -> Iterator[Row]:
+    """The rows of a `.txt` file (one a line, empty lines left out), a `.parquet` file or, under any other name, JSON Lines.
+
+    Raises:
+        CorpusError: where the file cannot be read.
+
+    """
+    if path.suffix == ".txt":
+        return _text(path)
+    return _parquet(path) if path.suffix == ".parquet" else _json_lines(path)
+
+
+def hub_rows(name: str) -> Iterator[Row]:
+    """The rows of a data set of the Hub.
+
+    Args:
+        name: `hf:org/name@revision?split=S&column=C&config=N`; what follows the name may be left out or stand in any order.
+            Without a split it is `train`, or the only one; without a column `text` or `input_ids`, or the only one of strings.
+
+    Raises:
+        CorpusError: where the name is malformed, the data set, its split or column is not found, or cannot be read.
+
+    """
+    match = HUB_NAME.fullmatch(name)
+    settings = dict(part.partition("=")[::2] for part in match["settings"].split("&")) if match and match["settings"] else {}
+    if match is None or not settings.keys() <= set(HUB_SETTINGS) or "" in settings.values():
+        raise CorpusError(
+            f"corpus {name} is not written as hf:org/name@revision?split=train&column=text&config=name, in which only "
+            "hf:org/name is needed"
+        )
+    dataset = _load(name, match["repository"], match["revision"], settings)
+    hint = "say which holds the samples, with ?column=NAME"
+    columns = _columns(dataset.features.arrow_schema, settings.get("column"), f"corpus {name}", hint)
+    rows = dataset.select_columns(list(columns))
+    return _table(rows, columns, f"corpus {name}", f"{match['repository'].split('/')[-1]}-{dataset.split}")
+
+
+def _lines(path: Path, encoding: str) -> list[str]:
+    try:
+        return path.read_text(encoding=encoding).split("\n")
+    except (OSError, UnicodeDecodeError) as cause:
+        raise CorpusError(f"corpus file {path} cannot be read as UTF-8 text: {cause}") from None
+
+
+def _json_lines(path: Path) -> Iterator[Row]:
+    for number, line in enumerate(_lines(path, "utf-8"), start=1):
+        if not line.strip():
+            continue
+        place = f"corpus file {path}, line {number}"
+        try:
+            data = json.loads(line)
+            json.dumps(data, ensure_ascii=False).encode()  # an escaped half of a surrogate pair is JSON, and no text
+        except (ValueError, RecursionError) as cause:  # not only JSONDecodeError: a number can have too many digits
+            raise CorpusError(f"{place} is not JSON: {cause}") from None
+        yield Row(place, f"line-{number}", data)
+
+
+def _text(path: Path) -> Iterator[Row]:
+    for number, line in enumerate(_lines(path, "utf-8-sig"), start=1):
+        if line.strip():
+            # The file's name is in the id because a line has none of its own, and files must stay joinable.
+            yield Row(f"corpus file {path}, line {number}", f"{path.stem}-{number}", {"text": line.removesuffix("\r")})
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    parquet = _library("pyarrow.parquet", f"reading {path.name}")
+    source = f"corpus file {path}"
+    try:
+        with parquet.ParquetFile(path) as file:
+            hint = 'name the one with the samples "text" or "input_ids", and no other so'
+            columns = _columns(file.schema_arrow, None, source, hint)
+            rows = file.read(columns=list(columns)).to_pylist()
+    except (OSError, ValueError) as cause:  # pyarrow's own errors are kinds of these
+        raise CorpusError(f"{source} cannot be read as parquet: {first_line(cause)}") from None
+    return _table(rows, columns, source, path.stem)
+
+
+def _table(rows: Iterable[dict[str, Any]], columns: dict[str, str], source: str, name: str) -> Iterator[Row]:
+    for number, row in enumerate(rows, start=1):
+        # A missing label is no label; missing content is told by the check that all samples go through.
+        data = {key: row[column] for column, key in columns.items() if key in CONTENT or row[column] is not None}
+        yield Row(f"{source}, row {number}", f"{name}-{number}", data)
+
+
+def _columns(schema: Any, wanted: str | None, source: str, hint: str) -> dict[str, str]:
+    """The columns to read, and what each is to a sample."""
+    from pyarrow import types
+
+    def kind(column: str) -> str | None:
+        type_ = schema.field(column).type
+        if types.is_string(type_) or types.is_large_string(type_):
+            return "text"
+        lists = types.is_list(type_) or types.is_large_list(type_) or types.is_fixed_size_list(type_)
+        return "input_ids" if lists and types.is_integer(type_.value_type) else None
+
+    names = list(dict.fromkeys(schema.names))
+    usual = [name for name in CONTENT if name in names]
+    strings = [name for name in names if kind(name) == "text" and name not in LABELS]
+    chosen = [name for name in names if name == wanted] if wanted else usual or strings
+    if len(chosen) != 1:
+        lacks = f"no column {wanted}" if wanted else "no single column of texts"
+        raise CorpusError(f"{source} has {lacks} among {', '.join(names)}: {hint}")
+    content = kind(chosen[0])
+    if content is None:
+        raise CorpusError(
+            f"column {chosen[0]} of {source} holds {schema.field(chosen[0]).type}, neither strings nor lists of whole numbers: "
+            f"{hint}"
+        )
+    labels = {name: name for name in LABELS if name in names and name != chosen[0] and kind(name) == "text"}
+    return {chosen[0]: content, **labels}
+
+
+def _load(name: str, repository: str, revision: str | None, settings: dict[str, str]) -> Any:
+    """The one split of a data set that is meant. Its library keeps it in a cache of its own, by commit."""
+    datasets = _library("datasets", f"corpus {name}")
+    try:
+        snapshot = hub.snapshot(repository, revision, SMALL_FILES, "dataset")
+        with _quiet(datasets, offline=snapshot.failure is not None):
+            # As an address, for there may be a folder of the same name.
+            address = f"hf://datasets/{repository}"
+            builder = datasets.load_dataset_builder(address, settings.get("config"), revision=snapshot.commit)
+            if snapshot.failure and builder.hash != snapshot.commit:
+                raise snapshot.failure  # the library would take any commit that it has
+            builder.download_and_prepare()
+            splits = list(builder.info.splits)
+            split = settings.get("split", "train" if "train" in splits or len(splits) != 1 else splits[0])
+            if split.partition("[")[0] not in splits:
+                raise CorpusError(f"corpus {name} has no split {split}: add ?split= with one of {', '.join(splits)}")
+            return builder.as_dataset(split=split)
+    except hub.HubError as cause:
+        raise CorpusError(f"no corpus {name}: {cause}") from None
+    except CorpusError:
+        raise
+    except Exception as cause:  # the library raises whatever a repository makes it raise
+        reason = " ".join(str(cause).split())[:500]
+        raise CorpusError(f"corpus {name} cannot be read: {type(cause).__name__}: {reason}") from None
+
+
+def _library(module: str, reader: str) -> Any:
+    """The module, for what `reader` names; of `datasets` no version that would run a repository's code."""
+    try:
+        library = importlib.import_module(module)
+    except ImportError:
+        library = None
+    if library is None or (module == "datasets" and int(library.__version__.split(".")[0]) < 4):
+        raise CorpusError(f'{reader} needs the library datasets from version 4: `pip install "datasets>=4"`')
+    return library
+
+
+@contextlib.contextmanager
+def _quiet(datasets: Any, *, offline: bool) -> Iterator[None]:
+    """No progress bars and no advice from the library; where the Hub is out of reach, it is not to try for long."""
+    verbosity, bars = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()
+    was_offline = datasets.config.HF_HUB_OFFLINE
+    datasets.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    datasets.config.HF_HUB_OFFLINE = was_offline or offline
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = was_offline
+        datasets.logging.set_verbosity(verbosity)
+        if not bars:
+            datasets.enable_progress_bars()
