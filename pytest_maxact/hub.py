@@ -18,7 +18,7 @@ from typing import Literal, TypeVar
 from pytest_maxact.errors import first_line
 
 HUB_ID = re.compile(r"(?P<repository>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")
-PATIENCE = 2.5  # seconds for the Hub's first answer; who set HF_HUB_ETAG_TIMEOUT gets that
+PATIENCE = 2.0  # seconds for the Hub's first answer; who set HF_HUB_ETAG_TIMEOUT gets that
 
 Kind = Literal["model", "dataset"]
 T = TypeVar("T")
@@ -64,7 +64,7 @@ def snapshot(repository: str, revision: str | None, patterns: Sequence[str], kin
 
     def ask() -> frozenset[str]:
         info_of = HfApi().dataset_info if kind == "dataset" else HfApi().model_info
-        info = info_of(repository, revision=revision, timeout=_patience())
+        info = info_of(repository, revision=revision, timeout=2 * _patience())  # ends the thread, after all have left
         return frozenset(file.rfilename for file in info.siblings or ())
 
     def download(*, local_files_only: bool) -> Path:
@@ -140,6 +140,7 @@ def _reason(cause: Exception, repository: str, revision: str | None, kind: Kind)
     page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repository}"
     log_in = "set HF_TOKEN or run `hf auth login`"
     elsewhere = f"the cache {constants.HF_HUB_CACHE} does not hold all of it"
+    check = "check the spelling, the network and HF_ENDPOINT"
     shown = f"{type(cause).__name__}: {first_line(cause)}"
     status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
     match cause:
@@ -161,8 +162,8 @@ def _reason(cause: Exception, repository: str, revision: str | None, kind: Kind)
             return f"{hub} answered {status} {cause.response.reason_phrase}: {advice}"
         case futures.TimeoutError():
             waiting = f"{hub} did not answer within {_patience():g} s"
-            return f"{waiting} and {elsewhere}: check the network and HF_ENDPOINT; HF_HUB_ETAG_TIMEOUT=30 waits longer"
+            return f"{waiting} and {elsewhere}: {check}; HF_HUB_ETAG_TIMEOUT=30 waits longer"
         case OSError() if cause.errno and not isinstance(cause, ConnectionError):
             return f"it could not be stored in the cache {constants.HF_HUB_CACHE} ({shown}): make room there, or set HF_HOME"
         case _:
-            return f"{hub} cannot be reached ({shown}) and {elsewhere}: check the spelling, the network and HF_ENDPOINT"
+            return f"{hub} cannot be reached ({shown}) and {elsewhere}: {check}"

@@ -264,8 +264,9 @@ def test_without_the_hub_the_cache_will_do_where_it_holds_the_whole_revision(
     leave()
     with pytest.raises(CheckpointError, match=f"{problem} the cache {cache} does not hold all of it"):
         find("acme/tiny@v1")  # so far there are no weights
-    with pytest.raises(CheckpointError, match=f"the weights of acme/tiny could not be downloaded: .*{problem}"):
-        load(online)
+    if offline:  # a download that breaks off is tried again for long
+        with pytest.raises(CheckpointError, match=f"the weights of acme/tiny could not be downloaded: {problem}"):
+            load(online)
     come_back()
     load(online)
     leave()
@@ -325,9 +326,9 @@ def test_a_hub_that_cannot_be_reached_is_given_up_within_three_seconds(
     with pytest.raises(HubError) as caught:
         snapshot("acme/tiny", None, ["config.json"])
     assert time.monotonic() - began < 3
-    problem = "cannot be reached (ConnectError: " if endpoint == "refusing" else "did not answer within 2.5 s and"
+    problem = "cannot be reached (ConnectError: " if endpoint == "refusing" else "did not answer within 2 s and"
     assert str(caught.value).startswith(f"the Hub ({address}) {problem}")
-    assert "check the network" in str(caught.value) or "check the spelling, the network" in str(caught.value)
+    assert "check the spelling, the network and HF_ENDPOINT" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
