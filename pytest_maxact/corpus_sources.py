@@ -91,7 +91,7 @@ def _text(path: Path) -> Iterator[Row]:
     for number, line in enumerate(_lines(path, "utf-8-sig"), start=1):
         if line.strip():
             # The file's name is in the id because a line has none of its own, and files must stay joinable.
-            yield Row(f"corpus file {path}, line {number}", f"{path.stem}-{number}", {"text": line.removesuffix("\r")})
+            yield Row(f"corpus file {path}, line {number}", f"{path.stem}-{number}", {"text": line})
 
 
 def _parquet(path: Path) -> Iterator[Row]:
