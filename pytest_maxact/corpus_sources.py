@@ -145,14 +145,17 @@ def _columns(schema: Any, wanted: str | None, source: str, hint: str) -> dict[st
 def _load(name: str, repository: str, revision: str | None, settings: dict[str, str]) -> Any:
     """The one split of a data set that is meant. Its library keeps it in a cache of its own, by commit."""
     datasets = _library("datasets", f"corpus {name}")
+    if Path(repository).exists():
+        raise CorpusError(
+            f"corpus {name} is hidden by {Path(repository).absolute()}, which the library datasets would read instead: "
+            "call pytest from another folder"
+        )
     try:
         snapshot = hub.snapshot(repository, revision, SMALL_FILES, "dataset")
         with _quiet(datasets, offline=snapshot.failure is not None):
-            # As an address, for there may be a folder of the same name.
-            address = f"hf://datasets/{repository}"
-            builder = datasets.load_dataset_builder(address, settings.get("config"), revision=snapshot.commit)
-            if snapshot.failure and builder.hash != snapshot.commit:
-                raise snapshot.failure  # the library would take any commit that it has
+            builder = datasets.load_dataset_builder(repository, settings.get("config"), revision=snapshot.commit)
+            if builder.hash != snapshot.commit:  # where the Hub fails, the library takes any commit that it has
+                raise snapshot.failure or CorpusError(f"corpus {name} could not be read from the Hub to the end: try again")
             builder.download_and_prepare()
             splits = list(builder.info.splits)
             split = settings.get("split", "train" if "train" in splits or len(splits) != 1 else splits[0])

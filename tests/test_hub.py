@@ -387,18 +387,13 @@ def texts(hub: Hub) -> Path:
 
 @pytest.fixture
 def load_corpora(hub: Hub, tmp_path: Path) -> Callable[..., list[str]]:
-    """Load corpora in a process of its own, which begins where a folder has a data set's name; what each gave, as one line."""
-    shadow = tmp_path / "elsewhere" / "acme" / "texts"
-    shadow.mkdir(parents=True)
-    (shadow / "train.txt").write_text("not from the Hub")
+    """Load corpora in a process of its own, in the test's folder; what each gave, as one line."""
 
     def load_corpora(*names: str, **environment: str) -> list[str]:
         settings = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.endpoint, **environment}
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
         command = [sys.executable, "-c", LOAD, *names]
-        done = subprocess.run(
-            command, env=inherited | settings, cwd=tmp_path / "elsewhere", capture_output=True, text=True, check=True
-        )
+        done = subprocess.run(command, env=inherited | settings, cwd=tmp_path, capture_output=True, text=True, check=True)
         lines = done.stdout.splitlines()
         assert len(lines) == len(names), done.stdout
         return lines
@@ -428,6 +423,7 @@ def test_what_a_data_set_does_not_have_is_named_with_what_it_has(
     scripted.mkdir()
     (scripted / "scripted.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     hub.repositories["datasets/acme/scripted"] = scripted
+    (tmp_path / "acme" / "hidden").mkdir(parents=True)
     at, page = f"the Hub ({hub.endpoint}) has", f"{hub.endpoint}/datasets/acme/texts"
     expected = {
         "hf:acme/texts?split=no": "corpus NAME has no split no: add ?split= with one of train, test",
@@ -437,6 +433,7 @@ def test_what_a_data_set_does_not_have_is_named_with_what_it_has(
         "hf:acme/texts?config=no": "corpus NAME cannot be read: ValueError: *'no' not found. Available: *'default', 'pairs'*",
         "hf:acme/texts@v9": f"no corpus NAME: {at} no revision v9 of it: name a branch, tag or commit that {page} shows",
         "hf:acme/nothing": f"no corpus NAME: {at} none of this name, or a private one: check the spelling; *",
+        "hf:acme/hidden": f"corpus NAME is hidden by {tmp_path}/acme/hidden, which the library datasets would read instead: *",
         "hf:acme/scripted": "corpus NAME cannot be read: RuntimeError: Dataset scripts are no longer supported*",
     }
     for name, line in zip(expected, load_corpora(*expected), strict=True):
