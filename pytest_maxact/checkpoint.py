@@ -233,7 +233,11 @@ def _on_hub(repository: str, revision: str | None, path: Path, trust_remote_code
             raise snapshot.failure  # what the cache has of it is no use without the weights
     except hub.HubError as cause:
         raise CheckpointError(f"no checkpoint {at}: there is no folder {path.absolute()}, and {cause}") from None
-    if "config.json" in snapshot.files and not snapshot.files & {INDEX, SINGLE}:
+    if "config.json" not in snapshot.files:
+        packed = sorted(file for file in snapshot.files if file.endswith(".gguf"))
+        instead = f"fetch `hf download {repository} {packed[0]} --local-dir .` and name the file" if packed else "name another"
+        raise CheckpointError(f"checkpoint {at} holds no config.json on the Hub: {instead}")
+    if not snapshot.files & {INDEX, SINGLE}:
         raise CheckpointError(_pickled(repository, "no safetensors weights on the Hub", revision))
     config = _config(snapshot.folder, at, trust_remote_code)
     return Reference(repository, snapshot.folder, config, (), None, repository, snapshot.commit, trust_remote_code)

@@ -18,8 +18,6 @@ HUB_NAME = re.compile(rf"{HUB_PREFIX}{hub.HUB_ID.pattern}(\?(?P<settings>.*))?")
 HUB_SETTINGS = ("split", "column", "config")
 CONTENT = ("text", "input_ids")
 LABELS = ("id", "category")
-# Hardly a repository lacks both; with one of them in the Hub's cache, the commit that a branch or tag meant is there, too.
-SMALL_FILES = ("README.md", ".gitattributes")
 
 
 class Row(NamedTuple):
@@ -151,11 +149,11 @@ def _load(name: str, repository: str, revision: str | None, settings: dict[str, 
             "call pytest from another folder"
         )
     try:
-        snapshot = hub.snapshot(repository, revision, SMALL_FILES, "dataset")
-        with _quiet(datasets, offline=snapshot.failure is not None):
-            builder = datasets.load_dataset_builder(repository, settings.get("config"), revision=snapshot.commit)
-            if builder.hash != snapshot.commit:  # where the Hub fails, the library takes any commit that it has
-                raise snapshot.failure or CorpusError(f"corpus {name} could not be read from the Hub to the end: try again")
+        commit, failure = hub.dataset_commit(repository, revision)
+        with _quiet(datasets, offline=failure is not None):
+            builder = datasets.load_dataset_builder(repository, settings.get("config"), revision=commit)
+            if builder.hash != commit:  # where the Hub fails, the library takes any commit that it has
+                raise failure or CorpusError(f"corpus {name} could not be read from the Hub to the end: try again")
             builder.download_and_prepare()
             splits = list(builder.info.splits)
             split = settings.get("split", "train" if "train" in splits or len(splits) != 1 else splits[0])

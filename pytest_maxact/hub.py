@@ -5,11 +5,13 @@ Environment variables (HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE and the li
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Sequence
 from concurrent import futures
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from threading import Thread
@@ -38,7 +40,7 @@ class Snapshot:
 
     folder: Path
     files: frozenset[str]
-    failure: HubError | None = None
+    failure: HubError | None
 
     @property
     def commit(self) -> str:
@@ -46,45 +48,56 @@ class Snapshot:
         return self.folder.name
 
 
-def snapshot(repository: str, revision: str | None, patterns: Sequence[str], kind: Kind = "model") -> Snapshot:
-    """Bring the small files of a repository, from the Hub where it answers in time, else from the cache.
+def snapshot(repository: str, revision: str | None, patterns: Sequence[str]) -> Snapshot:
+    """Bring the small files of a model's repository, from the Hub where it answers in time, else from the cache.
 
     Args:
         repository: `org/name`.
         revision: branch, tag or commit; None for the default branch.
         patterns: which files to bring.
-        kind: what the Hub has under the name.
 
     Raises:
         HubError: where the Hub has no such repository or revision, or refuses it or is out of reach and the cache lacks it.
 
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import RevisionNotFoundError
 
-    def ask() -> frozenset[str]:
-        info_of = HfApi().dataset_info if kind == "dataset" else HfApi().model_info
-        info = info_of(repository, revision=revision, timeout=2 * _patience())  # ends the thread, after all have left
-        return frozenset(file.rfilename for file in info.siblings or ())
+    def bring(cached: bool) -> tuple[Path, frozenset[str]]:
+        info = None
+        if not cached:
+            info = _in_time(lambda timeout: HfApi().model_info(repository, revision=revision, timeout=timeout))
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns), local_files_only=cached))
+        files = [file.rfilename for file in info.siblings or ()] if info else [file.name for file in folder.iterdir()]
+        return folder, frozenset(files)
 
-    def download(*, local_files_only: bool) -> Path:
-        folder = snapshot_download(
-            repository, repo_type=kind, revision=revision, allow_patterns=list(patterns), local_files_only=local_files_only
-        )
-        return Path(folder)
+    (folder, files), failure = _from_hub_or_cache(bring, repository, revision, "model")
+    return Snapshot(folder, files, failure)
 
-    try:
-        files = _within(_patience(), ask)
-        return Snapshot(download(local_files_only=False), files)
-    except Exception as cause:  # the Hub's client, and the HTTP library below it, raise whatever happens to them
-        failure = HubError(_reason(cause, repository, revision, kind))
-        if isinstance(cause, RevisionNotFoundError):  # the Hub knows better than an old copy
-            raise failure from None
-    try:
-        folder = download(local_files_only=True)
-    except Exception:  # not there, or not whole
-        raise failure from None
-    return Snapshot(folder, frozenset(file.name for file in folder.iterdir()), failure)
+
+def dataset_commit(repository: str, revision: str | None) -> tuple[str, HubError | None]:
+    """The commit of a data set, and why the Hub did not tell it where the cache had to.
+
+    Raises:
+        HubError: as for `snapshot`.
+
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    # The file that every repository begins with: beside it, the cache notes which commit a branch or tag meant.
+    mark = partial(hf_hub_download, repository, ".gitattributes", repo_type="dataset", revision=revision)
+
+    def bring(cached: bool) -> str:
+        if cached:
+            return Path(mark(local_files_only=True)).parent.name
+        # Without the list of its files, which can be very long.
+        ask = partial(HfApi().dataset_info, repository, revision=revision, expand=["sha"])
+        info = _in_time(lambda timeout: ask(timeout=timeout))
+        with contextlib.suppress(RemoteEntryNotFoundError):
+            mark()
+        return str(info.sha)
+
+    return _from_hub_or_cache(bring, repository, revision, "dataset")
 
 
 def fetch(repository: str, commit: str, files: Sequence[str]) -> Path:
@@ -102,24 +115,41 @@ def fetch(repository: str, commit: str, files: Sequence[str]) -> Path:
         raise HubError(_reason(cause, repository, commit, "model")) from None
 
 
+def _from_hub_or_cache(
+    bring: Callable[[bool], T], repository: str, revision: str | None, kind: Kind
+) -> tuple[T, HubError | None]:
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    try:
+        return bring(False), None
+    except Exception as cause:  # the Hub's client, and the HTTP library below it, raise whatever happens to them
+        failure = HubError(_reason(cause, repository, revision, kind))
+        if isinstance(cause, RevisionNotFoundError):  # the Hub knows better than an old copy
+            raise failure from None
+    try:
+        return bring(True), failure
+    except Exception:  # not there, or not whole
+        raise failure from None
+
+
 def _patience() -> float:
     from huggingface_hub import constants
 
     return constants.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else PATIENCE
 
 
-def _within(seconds: float, call: Callable[[], T]) -> T:
-    """What a call gives, or a timeout: an HTTP client's own timeouts count each step anew, and name resolution not at all."""
+def _in_time(ask: Callable[[float], T]) -> T:
+    """An answer of the Hub, or a timeout: its client's own counts each step anew, and name resolution not at all."""
     future: futures.Future[T] = futures.Future()
 
     def work() -> None:
         try:
-            future.set_result(call())
+            future.set_result(ask(2 * _patience()))  # ends the thread some time after all have left
         except Exception as cause:
             future.set_exception(cause)
 
     Thread(target=work, daemon=True).start()
-    return future.result(timeout=seconds)
+    return future.result(timeout=_patience())
 
 
 def _reason(cause: Exception, repository: str, revision: str | None, kind: Kind) -> str:

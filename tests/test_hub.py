@@ -245,6 +245,23 @@ def test_a_private_repository_is_served_to_who_holds_the_token(
     assert run("acme/private").ret == 0
 
 
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize(
+    ("file", "advice"),
+    [
+        ("tiny.Q8_0.gguf", r"fetch `hf download acme/no-config tiny\.Q8_0\.gguf --local-dir \.` and name the file"),
+        ("weights.npz", "name another"),
+    ],
+)
+def test_a_repository_without_a_config_is_refused_with_what_to_do(hub: Hub, tmp_path: Path, file: str, advice: str) -> None:
+    folder = hub.repositories["acme/no-config"] = tmp_path / "no-config"
+    folder.mkdir()
+    (folder / file).write_bytes(b"never read")
+    with pytest.raises(CheckpointError, match=f"checkpoint acme/no-config holds no config.json on the Hub: {advice}$"):
+        find("acme/no-config")
+    assert not any(path.endswith(file) for path in hub.asked)
+
+
 NOWHERE = "http://127.0.0.1:1"
 
 
@@ -382,6 +399,7 @@ def texts(hub: Hub) -> Path:
     pq.write_table(pa.Table.from_pylist(rows[2:]), folder / "test.parquet")
     pq.write_table(pa.Table.from_pylist([{"q": "three", "a": "four", "n": 5}]), folder / "pairs.parquet")
     (folder / "README.md").write_text(CARD)
+    (folder / ".gitattributes").write_text("")
     return folder
 
 
