@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import re
 from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,7 +93,10 @@ def _text(path: Path) -> Iterator[Row]:
 
 
 def _parquet(path: Path) -> Iterator[Row]:
-    parquet = _library("pyarrow.parquet", f"reading {path.name}")
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise _lacking(f"reading {path.name}") from None
     source = f"corpus file {path}"
     try:
         with parquet.ParquetFile(path) as file:
@@ -142,7 +145,12 @@ def _columns(schema: Any, wanted: str | None, source: str, hint: str) -> dict[st
 
 def _load(name: str, repository: str, revision: str | None, settings: dict[str, str]) -> Any:
     """The one split of a data set that is meant. Its library keeps it in a cache of its own, by commit."""
-    datasets = _library("datasets", f"corpus {name}")
+    try:
+        major = int(version("datasets").split(".")[0])
+    except PackageNotFoundError:
+        major = 0
+    if major < 4:  # which would run a repository's own code
+        raise _lacking(f"corpus {name}")
     if Path(repository).exists():
         raise CorpusError(
             f"corpus {name} is hidden by {Path(repository).absolute()}, which the library datasets would read instead: "
@@ -150,7 +158,7 @@ def _load(name: str, repository: str, revision: str | None, settings: dict[str, 
         )
     try:
         commit, failure = hub.dataset_commit(repository, revision)
-        with _quiet(datasets, offline=failure is not None):
+        with _datasets(offline=failure is not None) as datasets:
             builder = datasets.load_dataset_builder(repository, settings.get("config"), revision=commit)
             if builder.hash != commit:  # where the Hub fails, the library takes any commit that it has
                 raise failure or CorpusError(f"corpus {name} could not be read from the Hub to the end: try again")
@@ -169,29 +177,24 @@ def _load(name: str, repository: str, revision: str | None, settings: dict[str, 
         raise CorpusError(f"corpus {name} cannot be read: {type(cause).__name__}: {reason}") from None
 
 
-def _library(module: str, reader: str) -> Any:
-    """The module, for what `reader` names; of `datasets` no version that would run a repository's code."""
-    try:
-        library = importlib.import_module(module)
-    except ImportError:
-        library = None
-    if library is None or (module == "datasets" and int(library.__version__.split(".")[0]) < 4):
-        raise CorpusError(f'{reader} needs the library datasets from version 4: `pip install "datasets>=4"`')
-    return library
+def _lacking(reader: str) -> CorpusError:
+    return CorpusError(f'{reader} needs the library datasets from version 4: `pip install "datasets>=4"`')
 
 
 @contextlib.contextmanager
-def _quiet(datasets: Any, *, offline: bool) -> Iterator[None]:
-    """No progress bars and no advice from the library; where the Hub is out of reach, it is not to try for long."""
-    verbosity, bars = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()
+def _datasets(*, offline: bool) -> Iterator[Any]:
+    """The library, without progress bars and advice; where the Hub is out of reach, it is not to try for long."""
+    import datasets  # takes a second, so not before the Hub has answered
+
+    verbosity, bars = datasets.logging.get_verbosity(), not datasets.are_progress_bars_disabled()
     was_offline = datasets.config.HF_HUB_OFFLINE
     datasets.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     datasets.config.HF_HUB_OFFLINE = was_offline or offline
     try:
-        yield
+        yield datasets
     finally:
         datasets.config.HF_HUB_OFFLINE = was_offline
         datasets.logging.set_verbosity(verbosity)
-        if not bars:
+        if bars:
             datasets.enable_progress_bars()

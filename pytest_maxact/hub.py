@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from dataclasses import dataclass
 from functools import partial
@@ -121,7 +121,8 @@ def _from_hub_or_cache(
     from huggingface_hub.errors import RevisionNotFoundError
 
     try:
-        return bring(False), None
+        with _no_bars():
+            return bring(False), None
     except Exception as cause:  # the Hub's client, and the HTTP library below it, raise whatever happens to them
         failure = HubError(_reason(cause, repository, revision, kind))
         if isinstance(cause, RevisionNotFoundError):  # the Hub knows better than an old copy
@@ -130,6 +131,20 @@ def _from_hub_or_cache(
         return bring(True), failure
     except Exception:  # not there, or not whole
         raise failure from None
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """No progress bars for small files: a failure is to be one line."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    bars = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if bars:
+            enable_progress_bars()
 
 
 def _patience() -> float:

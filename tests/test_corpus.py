@@ -6,8 +6,8 @@ import hashlib
 import json
 import sys
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from pytest_maxact import corpus_sources
 from pytest_maxact.corpus import (
     SMOKE_SAMPLES,
     Corpus,
@@ -283,21 +284,18 @@ def test_what_is_no_parquet_file_is_refused(tmp_path: Path) -> None:
         load_corpus(str(tmp_path / "cut.parquet"))
 
 
-@pytest.mark.parametrize(
-    ("missing", "corpus"), [("pyarrow.parquet", "mine.parquet"), ("datasets", "hf:acme/texts"), ("version 3", "hf:acme/texts")]
-)
-def test_a_missing_library_is_named_with_the_command_that_installs_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, corpus: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    parquet(tmp_path / "mine.parquet", text=["one"])
-    if missing == "version 3":  # which would run a repository's script
-        monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(__version__="3.6.0"))
-    else:
-        monkeypatch.setitem(sys.modules, missing, None)
-    needs = 'needs the library datasets from version 4: `pip install "datasets>=4"`'
-    with pytest.raises(CorpusError, match=rf"{corpus} {needs}$"):
-        load_corpus(corpus)
+def test_a_missing_library_is_named_with_the_command_that_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = 'needs the library datasets from version 4: `pip install "datasets>=4"`$'
+    file = parquet(tmp_path / "mine.parquet", text=["one"])
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(CorpusError, match=f"^reading mine.parquet {needs}"):
+        load_corpus(file)
+    monkeypatch.setattr(corpus_sources, "version", lambda library: "3.6.0")  # which would run a repository's script
+    with pytest.raises(CorpusError, match=f"^corpus hf:acme/texts {needs}"):
+        load_corpus("hf:acme/texts")
+    monkeypatch.setattr(corpus_sources, "version", lambda library: version(f"no-{library}"))
+    with pytest.raises(CorpusError, match=f"^corpus hf:acme/texts {needs}"):
+        load_corpus("hf:acme/texts")
 
 
 @pytest.mark.parametrize(
