@@ -121,6 +121,8 @@ def _columns(schema: Any, wanted: str | None, source: str, hint: str) -> dict[st
 
     def kind(column: str) -> str | None:
         type_ = schema.field(column).type
+        if types.is_dictionary(type_):  # as pandas writes what it calls categories
+            type_ = type_.value_type
         if types.is_string(type_) or types.is_large_string(type_):
             return "text"
         lists = types.is_list(type_) or types.is_large_list(type_) or types.is_fixed_size_list(type_)

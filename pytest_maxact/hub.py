@@ -111,19 +111,20 @@ def fetch(repository: str, commit: str, files: Sequence[str]) -> Path:
 
     try:
         return Path(snapshot_download(repository, revision=commit, allow_patterns=list(files)))
-    except Exception as cause:  # as above
+    except Exception as cause:  # the Hub's client, and the HTTP library below it, raise whatever happens to them
         raise HubError(_reason(cause, repository, commit, "model")) from None
 
 
 def _from_hub_or_cache(
     bring: Callable[[bool], T], repository: str, revision: str | None, kind: Kind
 ) -> tuple[T, HubError | None]:
+    """What `bring` gives with the Hub or, where that fails, from the cache alone; and then why it failed."""
     from huggingface_hub.errors import RevisionNotFoundError
 
     try:
         with _no_bars():
             return bring(False), None
-    except Exception as cause:  # the Hub's client, and the HTTP library below it, raise whatever happens to them
+    except Exception as cause:  # as in fetch
         failure = HubError(_reason(cause, repository, revision, kind))
         if isinstance(cause, RevisionNotFoundError):  # the Hub knows better than an old copy
             raise failure from None

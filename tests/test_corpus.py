@@ -245,8 +245,9 @@ def test_a_parquet_file_gives_its_rows_with_defaults_for_what_they_leave_out(tmp
     # Labels that are no strings are not used; neither is any other column.
     numbered = parquet(tmp_path / "numbered.parquet", id=[7], category=[1.5], input_ids=[[3, 0, 3]], source=["web"])
     assert load_corpus(numbered).samples == (Sample("numbered-1", "uncategorized", input_ids=(3, 0, 3)),)
-    only = parquet(tmp_path / "only.parquet", id=["x"], prompt=pa.array(["one"], pa.large_string()))
-    assert load_corpus(f"{only}+{numbered}").samples[0] == Sample("x", "uncategorized", text="one")
+    encoded = pa.array(["c"]).dictionary_encode()
+    only = parquet(tmp_path / "only.parquet", id=["x"], category=encoded, prompt=pa.array(["one"], pa.large_string()))
+    assert load_corpus(f"{only}+{numbered}").samples[0] == Sample("x", "c", text="one")
 
 
 @pytest.mark.parametrize(

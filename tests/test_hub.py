@@ -296,6 +296,9 @@ def test_without_the_hub_the_cache_will_do_where_it_holds_the_whole_revision(
     with pytest.raises(CheckpointError, match=f"no checkpoint acme/tiny: there is no folder .*{problem} the cache"):
         find("acme/tiny")  # of which nobody asked for the default branch yet
     come_back()
+    hub.status = 503
+    assert find("acme/tiny@v1").folder == online.folder
+    hub.status = 200
     hub.revisions.remove("v1")
     with pytest.raises(CheckpointError, match="has no revision v1 of it"):
         find("acme/tiny@v1")  # the Hub knows better than an old copy
