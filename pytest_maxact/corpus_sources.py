@@ -110,6 +110,9 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 def _table(rows: Iterable[dict[str, Any]], columns: dict[str, str], source: str, name: str) -> Iterator[Row]:
     for number, row in enumerate(rows, start=1):
+        texts = [row[column] for column, key in columns.items() if key == "text"]
+        if texts and texts[0] is not None and not texts[0].strip():  # as an empty line of a text file
+            continue
         # A missing label is no label; missing content is told by the check that all samples go through.
         data = {key: row[column] for column, key in columns.items() if key in CONTENT or row[column] is not None}
         yield Row(f"{source}, row {number}", f"{name}-{number}", data)

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pytest
 
-from pytest_maxact.config import Settings, from_rootdir
 from pytest_maxact.errors import MaxactError
 
 if TYPE_CHECKING:
@@ -21,12 +19,12 @@ if TYPE_CHECKING:
     from pytest_maxact.plan import Plan
     from pytest_maxact.record import Baseline, Measurement
     from pytest_maxact.session import Task
+    from pytest_maxact.settings import Settings
 
 MARKER = "maxact"
 
 
-@dataclass(frozen=True)
-class Named:
+class Named(NamedTuple):
     """What a test's marker names; None is the session's own."""
 
     model: str | None = None
@@ -88,6 +86,10 @@ def _told_in_a_line() -> Iterator[None]:
 
 def _settings(config: pytest.Config, named: Named) -> Settings:
     """The session's settings, or what a marker makes of them: it writes no file, and a model it names has its own baseline."""
+    from dataclasses import replace
+
+    from pytest_maxact.settings import Settings, from_rootdir
+
     settings = Settings.from_pytest(config)
     if named == Named():
         return settings
@@ -142,6 +144,7 @@ def maxact_measurement(
     """The `Measurement`: made once, by whichever test of whichever worker needs it first."""
     from pytest_maxact.progress import progress_of
     from pytest_maxact.runner import measure
+    from pytest_maxact.settings import Settings
 
     if isinstance(maxact_model, ModelUnderTest):
         assert _maxact_task is not None
@@ -172,6 +175,7 @@ def maxact_baseline(
 ) -> Baseline:
     """The `Baseline` to compare with; skips under `--maxact-baseline=none`, fails where there is none yet."""
     from pytest_maxact.baseline import look_up
+    from pytest_maxact.settings import Settings
 
     with _told_in_a_line():
         if _maxact_task is not None and isinstance(maxact_model, ModelUnderTest):

@@ -23,12 +23,12 @@ from pytest_maxact.checkpoint import (
     small_files_digest,
 )
 from pytest_maxact.checks import Tolerance
-from pytest_maxact.config import Settings
 from pytest_maxact.corpus import Corpus, SpecialTokens, check_tokenizer, check_vocabulary, load_corpus
 from pytest_maxact.errors import BaselineError, CheckpointError, SettingsError
 from pytest_maxact.record import MEASUREMENT_SCHEMA, Baseline, Measurement, sidecar_of
 from pytest_maxact.resources import data_folder
 from pytest_maxact.runner import Progress, measure
+from pytest_maxact.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import pytest
 from tqdm import tqdm
 
-from pytest_maxact.config import FOLDER
+from pytest_maxact.config import shared_folder
 from pytest_maxact.record import write_atomically
 
 LINE_EVERY_SECONDS = 10.0
@@ -109,7 +109,7 @@ class FileProgress:
     """Writes what a measurement is doing to the folder that all workers share."""
 
     def __init__(self, config: pytest.Config, what: str) -> None:
-        self.file = config.stash[FOLDER] / FILE
+        self.file = shared_folder(config) / FILE
         self.state: dict[str, Any] = {"what": what, "stage": None, "done": None, "total": None}
         self.last = 0.0
 
@@ -135,7 +135,7 @@ class Watcher:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.file: Path = config.stash[FOLDER] / FILE
+        self.file: Path = shared_folder(config) / FILE
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="maxact-progress", daemon=True)
         self._shown: dict[str, Any] = {}

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_maxact.checks import Tolerance
-from pytest_maxact.config import COMMAND, FOLDER
+from pytest_maxact.config import shared_folder
 from pytest_maxact.errors import MaxactError
 from pytest_maxact.record import Baseline, Measurement, write_atomically
 from pytest_maxact.reuse import Store
 
 if TYPE_CHECKING:
-    from pytest_maxact.config import Settings
     from pytest_maxact.plan import Plan
+    from pytest_maxact.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Session:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.folder = config.stash[FOLDER]
-        self.command = config.stash[COMMAND]
+        self.folder = shared_folder(config)
+        self.command = getattr(config, "workerinput", {}).get("maxact_command") or config.invocation_params.args
         self._tasks: dict[str, Task] = {}
 
     @classmethod
@@ -79,7 +79,7 @@ class Session:
     @property
     def accept_command(self) -> str:
         """The command that makes the measurement the baseline."""
-        kept = [argument for argument in self.command if argument != "--maxact-update-new"]  # it excludes --maxact-update
+        kept = [str(argument) for argument in self.command if argument != "--maxact-update-new"]  # it excludes --maxact-update
         return shlex.join(["pytest", *kept, "--maxact-update"])
 
 

@@ -18,12 +18,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pytest_maxact.checkpoint import find, load
-from pytest_maxact.config import Settings
 from pytest_maxact.errors import MaxactError
 from pytest_maxact.plan import Plan
 from pytest_maxact.record import Baseline, Location, Measurement, Overhead, ToleranceOverride
 from pytest_maxact.report.terminal import summary
 from pytest_maxact.runner import measure
+from pytest_maxact.settings import Settings
 
 ALL = ["finite", "maximum", "location", "dominance", "sun", "profile"]
 WITH_BASELINE = ALL[1:]
@@ -402,9 +402,8 @@ def test_help_is_given_even_where_the_ini_file_names_what_is_not_there(project: 
     project.pytester.makeini("[pytest]\nmaxact_model = /no/such/folder\n")
     result = project.pytester.runpytest_inprocess(option)
     assert result.ret == 0
-    result.stdout.fnmatch_lines(
-        ["*--maxact-corpus=NAME*" if option == "--help" else "@pytest.mark.maxact: the built-in checks*"]
-    )
+    line = "*--maxact-corpus=NAME*" if option == "--help" else "@pytest.mark.maxact(model=None, corpus=None): the built-in*"
+    result.stdout.fnmatch_lines([line])
 
 
 def test_a_refusal_in_a_process_of_its_own_shows_no_traceback(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

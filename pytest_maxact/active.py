@@ -1,0 +1,94 @@
+"""The plugin of a session for which a checkpoint was named: the suite joins what is collected, and progress is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from pytest_maxact.checks import CHECKS
+from pytest_maxact.config import BENCHMARK, SUITE, names_the_suite
+from pytest_maxact.errors import MaxactError
+from pytest_maxact.progress import Watcher
+from pytest_maxact.report.properties import properties
+from pytest_maxact.session import Session
+from pytest_maxact.settings import Settings
+from pytest_maxact.suite import Suite
+
+
+class Active:
+    """Raises MaxactError, when it is made, for all that can be known to be wrong before the run."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self.config = config
+        named = [argument for argument in config.args if names_the_suite(argument)]
+        self.only = frozenset(argument.partition("::")[2] for argument in named) - {""}
+        unknown = sorted(self.only - {*CHECKS, BENCHMARK})
+        if unknown:
+            raise MaxactError(f"there is no check maxact::{unknown[0]}: there are {', '.join(CHECKS)}")
+        if SUITE in named:
+            self.only = frozenset()
+        if "headroom" in self.only and not settings.formats:
+            raise MaxactError("maxact::headroom needs a number format to check: add --maxact-format=NAME")
+        if BENCHMARK in self.only and not settings.benchmark:
+            raise MaxactError("maxact::benchmark runs only on request: add --maxact-benchmark")
+        # pytest would look for files of these names.
+        config.args[:] = [argument for argument in config.args if argument not in named]
+        paths_given = config.args_source is pytest.Config.ArgsSource.ARGS
+        self.wanted = bool(named) or settings.suite == "always" or (settings.suite == "auto" and not paths_given)
+        if not self.wanted and (settings.update or settings.update_new or settings.json or settings.benchmark):
+            raise MaxactError(
+                "--maxact-update, --maxact-json and --maxact-benchmark would do nothing: the built-in checks are off, since "
+                "paths were given or --maxact-suite=never; add the argument maxact"
+            )
+        plan = None
+        if not hasattr(config, "workerinput"):
+            from pytest_maxact.plan import Plan
+
+            plan = Plan.of(settings)  # raises what is wrong, before anything is collected
+        self.task = Session.of(config).task(settings, plan)
+
+    def pytest_report_header(self) -> str | list[str]:
+        """Say what will be measured and what it is compared with; a worker, whose header nobody sees, has no plan yet."""
+        plan = self.task.plan
+        if plan is None:
+            return []
+        source: Path | str | None = plan.stored.source
+        if source is None:
+            source = "not there yet" if plan.stored.wanted else "none"
+        elif Path(source).is_relative_to(self.config.rootpath):
+            source = Path(source).relative_to(self.config.rootpath)
+        if not self.wanted:
+            return f"maxact: no built-in checks of {plan.reference.id}, since paths were given; add the argument maxact"
+        return f"maxact: {plan.reference.id}, corpus {plan.corpus.id}, baseline {source}"
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """Append the suite to what the session collected."""
+        report = yield
+        if self.wanted and report.passed and isinstance(collector, pytest.Session):
+            suite = Suite.from_parent(collector, name=SUITE, nodeid=SUITE, task=self.task, only=self.only)
+            report.result = [*report.result, suite]
+        return report
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Where xdist's workers run the tests, show what they report of a measurement."""
+        if not self.config.pluginmanager.hasplugin("dsession"):
+            return (yield)
+        with Watcher(self.config):
+            return (yield)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        """Put M and what it was measured from among the properties of the JUnit file's suite."""
+        writers = [plugin for plugin in self.config.pluginmanager.get_plugins() if hasattr(plugin, "add_global_property")]
+        result = self.task.finished() if writers else None
+        if result is None or result.measurement is None:
+            return
+        for name, value in properties(result.measurement).items():
+            for writer in writers:
+                writer.add_global_property(name, value)

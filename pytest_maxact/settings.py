@@ -1,0 +1,135 @@
+"""What a session was told, checked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_maxact.config import OPTIONS, Option
+from pytest_maxact.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a session was told. Folders count from where pytest was called, those of an ini file from rootdir.
+
+    `model` is None where none was named.
+    """
+
+    model: str | None
+    corpus: str
+    samples: int | None
+    max_length: int | None
+    special_tokens: str
+    batch_tokens: int | None
+    dtype: str
+    device: str
+    baseline: str
+    baselines: Path
+    update: bool
+    update_new: bool
+    rtol: float
+    site_rtol: float
+    two_sided: bool
+    ceiling: float | None
+    formats: tuple[str, ...]
+    suite: str
+    json: Path | None
+    benchmark: bool
+    fresh: bool
+    trust_remote_code: bool
+
+    @classmethod
+    def from_pytest(cls, config: pytest.Config) -> Settings:
+        """The session's settings.
+
+        Raises:
+            SettingsError: for a value that is no number, out of range, or not among the choices.
+
+        """
+        raw = {option.dest.removeprefix("maxact_"): _given(config, option) for option in OPTIONS}
+        models = raw["model"] or [None]
+        for name in ("model", "corpus", "baseline"):
+            if "" in (raw[name], *models):
+                raise SettingsError(f"--maxact-{name} is empty: give it a value, or leave it out")
+        if len(models) > 1:
+            raise SettingsError(f"--maxact-model was given {len(models)} times: one run measures one checkpoint")
+        if raw["update"] and raw["update_new"]:
+            raise SettingsError("--maxact-update and --maxact-update-new exclude each other: give one of them")
+        here = config.invocation_params.dir
+        folder = raw["baselines"] or config.rootpath / "baselines"
+        home = here if config.getoption("maxact_baselines") else config.rootpath
+        return cls(
+            model=models[0],
+            corpus=raw["corpus"],
+            samples=_whole(raw, "samples"),
+            max_length=_whole(raw, "max_length"),
+            special_tokens=raw["special_tokens"],
+            batch_tokens=_whole(raw, "batch_tokens"),
+            dtype=raw["dtype"],
+            device=raw["device"],
+            baseline=raw["baseline"],
+            baselines=home / Path(folder).expanduser(),
+            update=bool(raw["update"]),
+            update_new=bool(raw["update_new"]),
+            rtol=_positive(raw, "rtol") or 0.0,
+            site_rtol=_positive(raw, "site_rtol") or 0.0,
+            two_sided=bool(raw["two_sided"]),
+            ceiling=_positive(raw, "ceiling"),
+            formats=tuple(dict.fromkeys(raw["format"] or ())),
+            suite=raw["suite"],
+            json=None if raw["json"] is None else here / Path(raw["json"]).expanduser(),
+            benchmark=bool(raw["benchmark"]),
+            fresh=bool(raw["fresh"]),
+            trust_remote_code=bool(raw["trust_remote_code"]),
+        )
+
+
+def from_rootdir(config: pytest.Config, name: str) -> str:
+    """A name in a file of the project: a path counts from rootdir, wherever pytest was called."""
+    return str(config.rootpath / name) if (config.rootpath / name).exists() else name
+
+
+def _given(config: pytest.Config, option: Option) -> Any:
+    """The command line's value, else the ini file's, else the default."""
+    value = config.getoption(option.dest)
+    if option.flag:
+        return value or (not option.action_only and bool(config.getini(option.dest)))
+    if value is None and not option.action_only:
+        ini = config.getini(option.dest) or option.default
+        if option.may_be_path and ini:
+            ini = from_rootdir(config, ini)
+        value = ini
+        if option.repeatable and ini:
+            value = ini.replace(",", " ").split() if option.choices else [ini]  # a path may hold spaces
+    for one in (value or []) if option.repeatable else [value]:
+        if option.choices and one not in option.choices:
+            raise SettingsError(f"--maxact-{option.name}={one} is none of {', '.join(option.choices)}")
+    return value
+
+
+def _whole(raw: dict[str, Any], name: str) -> int | None:
+    text = raw[name]
+    if text is None:
+        return None
+    digits = text.strip()
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 19 and int(digits)):
+        raise SettingsError(f"--maxact-{name.replace('_', '-')}={text} is no whole number from 1")
+    return int(text)
+
+
+def _positive(raw: dict[str, Any], name: str) -> float | None:
+    text = raw[name]
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise SettingsError(f"--maxact-{name.replace('_', '-')}={text} is no number above 0")
+    return value
