@@ -111,11 +111,13 @@ def _maxact_named(request: pytest.FixtureRequest) -> Named:
 @pytest.fixture(scope="session")
 def _maxact_task(request: pytest.FixtureRequest, _maxact_named: Named) -> Task | None:
     """The session's task, or the marker's; None where no checkpoint was named."""
-    from pytest_maxact.session import Session
-
     with _told_in_a_line():
         settings = _settings(request.config, _maxact_named)
-        return None if settings.model is None else Session.of(request.config).task(settings)
+        if settings.model is None:
+            return None
+        from pytest_maxact.session import Session
+
+        return Session.of(request.config).task(settings)
 
 
 @pytest.fixture(scope="session")

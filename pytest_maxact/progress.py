@@ -126,7 +126,7 @@ class FileProgress:
 
     def _write(self, **changes: object) -> None:
         self.state |= changes
-        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.parent.mkdir(mode=0o700, exist_ok=True)
         write_atomically(self.file, json.dumps(self.state))
 
 

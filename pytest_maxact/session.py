@@ -71,7 +71,7 @@ class Session:
         return self._tasks[name]
 
     def results(self) -> list[Result]:
-        """What any worker has measured, in order of the names that were asked for."""
+        """What any worker has measured, in the order in which that was done."""
         folders = sorted(self.folder.glob("*/"), key=lambda folder: folder.stat().st_ctime_ns)
         found = [read_result(folder) for folder in folders]
         return [result for result in found if result is not None]
@@ -99,7 +99,8 @@ class Task:
         from filelock import FileLock
 
         if self._result is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.session.folder.mkdir(mode=0o700, exist_ok=True)  # texts of a corpus may be nobody else's business
+            self.folder.mkdir(exist_ok=True)
             with FileLock(self.session.folder / "lock"):  # of all tasks: two checkpoints may not fit into memory
                 if not (self.folder / RESULT).exists():
                     self._make()
