@@ -43,7 +43,9 @@ class Active:
                 "paths were given or --maxact-suite=never; add the argument maxact"
             )
         plan = None
-        if not hasattr(config, "workerinput"):
+        # A model that only an ini file names is looked for when a test asks, where the checks are off.
+        asked = self.wanted or bool(config.getoption("maxact_model"))
+        if asked and not hasattr(config, "workerinput"):
             from pytest_maxact.plan import Plan
 
             plan = Plan.of(settings)  # raises what is wrong, before anything is collected
@@ -52,6 +54,9 @@ class Active:
     def pytest_report_header(self) -> str | list[str]:
         """Say what will be measured and what it is compared with; a worker, whose header nobody sees, has no plan yet."""
         plan = self.task.plan
+        if not self.wanted:
+            name = Path(self.task.settings.model or "").name if plan is None else plan.reference.id
+            return f"maxact: no built-in checks of {name}, since paths were given; add the argument maxact"
         if plan is None:
             return []
         source: Path | str | None = plan.stored.source
@@ -59,8 +64,6 @@ class Active:
             source = "not there yet" if plan.stored.wanted else "none"
         elif Path(source).is_relative_to(self.config.rootpath):
             source = Path(source).relative_to(self.config.rootpath)
-        if not self.wanted:
-            return f"maxact: no built-in checks of {plan.reference.id}, since paths were given; add the argument maxact"
         return f"maxact: {plan.reference.id}, corpus {plan.corpus.id}, baseline {source}"
 
     @pytest.hookimpl(wrapper=True)

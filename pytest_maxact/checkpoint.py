@@ -146,7 +146,11 @@ def fetch(reference: Reference) -> Reference:
 
 def small_files_digest(reference: Reference) -> str:
     """sha256 over the files that are not weights and yet move figures: the tokenizer's, and Python code."""
-    files = [] if reference.gguf else sorted({file for pattern in SMALL_FILES for file in reference.folder.glob(pattern)})
+    files = (
+        []
+        if reference.gguf
+        else sorted({file for pattern in SMALL_FILES for file in reference.folder.glob(pattern) if file.is_file()})
+    )
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.name} {file.stat().st_size}\n".encode() + file.read_bytes())

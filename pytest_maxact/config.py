@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import pytest
 
 SUITE = "maxact"
+ACTIONS = ("update", "update-new", "json", "benchmark", "fresh")  # which the built-in suite does
 BENCHMARK = "benchmark"
 
 FOLDER = pytest.StashKey[Path]()

@@ -6,17 +6,13 @@ A conftest may override `maxact_model` or `maxact_corpus`; what it gives is meas
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pytest
 
-from pytest_maxact.errors import MaxactError
-
 if TYPE_CHECKING:
     from pytest_maxact.checkpoint import Checkpoint
-    from pytest_maxact.plan import Plan
     from pytest_maxact.record import Baseline, Measurement
     from pytest_maxact.session import Task
     from pytest_maxact.settings import Settings
@@ -50,16 +46,23 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("_maxact_named", [named], indirect=True, scope="session", ids=[pytest.HIDDEN_PARAM])
 
 
+def check_marker(item: pytest.Item) -> None:
+    """Fail a marked test that asks for the fixtures in a way that the marker does not reach."""
+    asks = "_maxact_named" in getattr(item, "fixturenames", ())
+    if asks and not hasattr(item, "callspec") and any(marker.kwargs for marker in item.iter_markers(MARKER)):
+        pytest.fail("the marker maxact does not reach a unittest.TestCase: make it a plain class or function", pytrace=False)
+
+
 class ModelUnderTest:
     """The checkpoint that was named, loaded when it is first used; `model, tokenizer = maxact_model` works."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(self, task: Task) -> None:
+        self._task = task
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """The model and tokenizer, loaded."""
-        return self._plan.load()
+        return self._task.load()
 
     @property
     def model(self) -> Any:
@@ -75,29 +78,21 @@ class ModelUnderTest:
         return iter((self.model, self.tokenizer))
 
 
-@contextmanager
-def _told_in_a_line() -> Iterator[None]:
-    """What is wrong fails the test that asked, without a traceback."""
-    try:
-        yield
-    except MaxactError as cause:
-        pytest.fail(str(cause), pytrace=False)
-
-
 def _settings(config: pytest.Config, named: Named) -> Settings:
     """The session's settings, or what a marker makes of them: it writes no file, and a model it names has its own baseline."""
     from dataclasses import replace
 
-    from pytest_maxact.settings import Settings, from_rootdir
+    from pytest_maxact.settings import Settings, located
 
     settings = Settings.from_pytest(config)
     if named == Named():
         return settings
     changed: dict[str, Any] = {"json": None, "update": False, "update_new": False, "benchmark": False}
     if named.model is not None:
-        changed |= {"model": from_rootdir(config, named.model), "baseline": "auto"}
+        changed |= {"model": located(config.rootpath, named.model)}
+        changed |= {} if settings.baseline == "none" else {"baseline": "auto"}
     if named.corpus is not None:
-        changed |= {"corpus": from_rootdir(config, named.corpus)}
+        changed |= {"corpus": located(config.rootpath, named.corpus)}
     return replace(settings, **changed)
 
 
@@ -111,13 +106,11 @@ def _maxact_named(request: pytest.FixtureRequest) -> Named:
 @pytest.fixture(scope="session")
 def _maxact_task(request: pytest.FixtureRequest, _maxact_named: Named) -> Task | None:
     """The session's task, or the marker's; None where no checkpoint was named."""
-    with _told_in_a_line():
-        settings = _settings(request.config, _maxact_named)
-        if settings.model is None:
-            return None
-        from pytest_maxact.session import Session
+    from pytest_maxact.session import Session, told_in_a_line
 
-        return Session.of(request.config).task(settings)
+    with told_in_a_line():
+        settings = _settings(request.config, _maxact_named)
+    return None if settings.model is None else Session.of(request.config).task(settings)
 
 
 @pytest.fixture(scope="session")
@@ -125,17 +118,19 @@ def maxact_model(_maxact_task: Task | None) -> Any:
     """The model to be measured, and its tokenizer: `model, tokenizer = maxact_model`. Override it to hand over your own."""
     if _maxact_task is None:
         pytest.skip("no checkpoint was named: add --maxact-model=ID, or override the fixture maxact_model")
-    return ModelUnderTest(_maxact_task.planned())
+    _maxact_task.planned()  # what is wrong with its name is told now
+    return ModelUnderTest(_maxact_task)
 
 
 @pytest.fixture(scope="session")
 def maxact_corpus(request: pytest.FixtureRequest, _maxact_task: Task | None, _maxact_named: Named) -> Any:
     """The corpus to be run through the model. Override it to hand over one of your own, or the name of one."""
     from pytest_maxact.plan import corpus_of
+    from pytest_maxact.session import told_in_a_line
 
     if _maxact_task is not None:
         return _maxact_task.planned().corpus
-    with _told_in_a_line():
+    with told_in_a_line():
         return corpus_of(_settings(request.config, _maxact_named))
 
 
@@ -144,8 +139,12 @@ def maxact_measurement(
     request: pytest.FixtureRequest, maxact_model: Any, maxact_corpus: Any, _maxact_task: Task | None, _maxact_named: Named
 ) -> Measurement:
     """The `Measurement`: made once, by whichever test of whichever worker needs it first."""
+    from torch import nn
+
+    from pytest_maxact.checkpoint import Checkpoint
     from pytest_maxact.progress import progress_of
     from pytest_maxact.runner import measure
+    from pytest_maxact.session import told_in_a_line
     from pytest_maxact.settings import Settings
 
     if isinstance(maxact_model, ModelUnderTest):
@@ -156,7 +155,9 @@ def maxact_measurement(
     elif _maxact_named.model is not None:
         pytest.fail("the marker maxact names a model, and maxact_model is overridden here: drop one of them", pytrace=False)
     model, tokenizer = maxact_model if isinstance(maxact_model, tuple) else (maxact_model, None)
-    with _told_in_a_line():
+    if not isinstance(model, (nn.Module, Checkpoint)):
+        pytest.fail(f"maxact_model gave {type(model).__name__}: give a module, or a module and its tokenizer", pytrace=False)
+    with told_in_a_line():
         settings = Settings.from_pytest(request.config)
         progress = progress_of(request.config, type(model).__name__)
         progress.stage("measuring")
@@ -177,20 +178,21 @@ def maxact_baseline(
 ) -> Baseline:
     """The `Baseline` to compare with; skips under `--maxact-baseline=none`, fails where there is none yet."""
     from pytest_maxact.baseline import look_up
+    from pytest_maxact.session import told_in_a_line
     from pytest_maxact.settings import Settings
 
-    with _told_in_a_line():
-        if _maxact_task is not None and isinstance(maxact_model, ModelUnderTest):
-            stored = _maxact_task.planned().stored
-        else:
+    how = "in Python, with Baseline.of(record).save(FILE)"
+    if _maxact_task is not None and isinstance(maxact_model, ModelUnderTest):
+        stored, baseline = _maxact_task.planned().stored, _maxact_task.measured("maxact_baseline")[1].baseline
+        how = f"with pytest --maxact-model={_maxact_task.settings.model} --maxact-update, or {how}"
+    else:
+        with told_in_a_line():
             settings = Settings.from_pytest(request.config)
             stored = look_up(settings.baseline, maxact_measurement.model.id, settings.baselines)
+            baseline = stored.baseline
     if not stored.wanted:
         pytest.skip("no baseline is wanted: --maxact-baseline=none")
-    if stored.baseline is None:
-        pytest.fail(
-            f"no baseline for {maxact_measurement.model.id}: looked for {stored.target}; write it with --maxact-update, or in "
-            f"Python with Baseline.of(record).save({str(stored.target)!r})",
-            pytrace=False,
-        )
-    return stored.baseline
+    if baseline is None:
+        model = maxact_measurement.model.id
+        pytest.fail(f"no baseline for {model}: looked for {stored.target}; write it {how}", pytrace=False)
+    return baseline

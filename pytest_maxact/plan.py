@@ -94,7 +94,7 @@ class Plan:
         settings, model = self.settings, self.reference
         return {
             "schema": MEASUREMENT_SCHEMA,
-            "versions": [version(name) for name in ("pytest-maxact", "torch", "transformers")],
+            "versions": [version(name) for name in ("pytest-maxact", "torch", "transformers", "tokenizers")],
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device),
             "threads": torch.get_num_threads(),
             "model": [model.id, model.revision, model.fingerprint, small_files_digest(model)],
@@ -154,7 +154,7 @@ def _stored(settings: Settings, reference: Reference) -> Stored:
         places = [stored.target.parent.absolute(), *([] if named_file else [data_folder("baselines")])]
         searched = " and ".join(map(str, dict.fromkeys(places)))
         raise BaselineError(
-            f"no baseline {settings.baseline}: looked for {stored.target.name} in {searched}; "
+            f"no baseline {Path(settings.baseline).name}: looked for {stored.target.name} in {searched}; "
             "name an existing one, or write it with --maxact-update"
         )
     return stored

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_maxact import fixtures
-from pytest_maxact.config import FOLDER, add_options, names_a_model, names_the_suite, shared_folder
+from pytest_maxact.config import ACTIONS, FOLDER, add_options, names_a_model, names_the_suite, shared_folder
 from pytest_maxact.errors import MaxactError
 
 
@@ -35,6 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
             config.pluginmanager.register(Active(config, Settings.from_pytest(config)), "maxact-active")
         elif any(names_the_suite(arg) for arg in config.args):
             raise MaxactError("the built-in checks need a checkpoint: add --maxact-model=ID")
+        elif vain := [f"--maxact-{name}" for name in ACTIONS if config.getoption(f"maxact_{name.replace('-', '_')}")]:
+            raise MaxactError(f"{vain[0]} needs a checkpoint to do it with: add --maxact-model=ID")
     except MaxactError as cause:
         raise pytest.UsageError(str(cause)) from None
     except OSError as cause:  # a name too long for the system, a folder that may not be read
@@ -51,6 +53,12 @@ def pytest_configure_node(node: Any) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Let a test's marker say which checkpoint and corpus its fixtures are for."""
     fixtures.parametrize(metafunc)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail a test whose marker could not be handed to its fixtures, rather than measure another checkpoint."""
+    fixtures.check_marker(item)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -110,7 +110,7 @@ class FileProgress:
 
     def __init__(self, config: pytest.Config, what: str) -> None:
         self.file = shared_folder(config) / FILE
-        self.state: dict[str, Any] = {"what": what, "stage": None, "done": None, "total": None}
+        self.state: dict[str, Any] = {"run": time.time_ns(), "what": what, "stage": None, "done": None, "total": None}
         self.last = 0.0
 
     def stage(self, text: str) -> None:
@@ -158,8 +158,9 @@ class Watcher:
             state = json.loads(self.file.read_text(encoding="utf-8"))
             if state == self._shown:
                 return
-            if self._terminal is None or state["what"] != self._shown["what"]:
+            if self._terminal is None or state["run"] != self._shown["run"]:
                 self._terminal = TerminalProgress(self.config, state["what"], bar=False)  # xdist's own line would break it
+                self._shown = {}
             if state["stage"] != self._shown.get("stage"):
                 self._terminal.stage(state["stage"])
             if state["total"] is not None:

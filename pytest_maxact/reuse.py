@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,9 +29,12 @@ class Store:
 
     @classmethod
     def of(cls, config: pytest.Config) -> Store:
-        """In pytest's cache; nowhere under `-p no:cacheprovider`."""
+        """In pytest's cache; nowhere under `-p no:cacheprovider`, or where it cannot be written."""
         cache: pytest.Cache | None = getattr(config, "cache", None)
-        return cls(None if cache is None else cache.mkdir("maxact"))
+        try:
+            return cls(None if cache is None else cache.mkdir("maxact"))
+        except OSError:
+            return cls(None)
 
     def load(self, conditions: Mapping[str, object]) -> Measurement | None:
         """The record that was made under these conditions; None where there is none, or it is damaged."""
@@ -52,6 +56,7 @@ class Store:
             place.mkdir(exist_ok=True)
             for source, target in ((sidecar_of(record), sidecar_of(place / RECORD)), (record, place / RECORD)):
                 shutil.copyfile(source, target)
+            os.utime(place)
             by_age = sorted(self.folder.iterdir(), key=lambda kept: kept.stat().st_mtime_ns)
             for old in by_age[:-KEPT]:
                 shutil.rmtree(old, ignore_errors=True)

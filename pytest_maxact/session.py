@@ -11,19 +11,23 @@ import json
 import shlex
 import traceback
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
 from pytest_maxact.checks import Tolerance
 from pytest_maxact.config import shared_folder
-from pytest_maxact.errors import MaxactError
+from pytest_maxact.errors import MaxactError, first_line
 from pytest_maxact.record import Baseline, Measurement, write_atomically
 from pytest_maxact.reuse import Store
 
 if TYPE_CHECKING:
+    from pytest_maxact.checkpoint import Checkpoint
     from pytest_maxact.plan import Plan
     from pytest_maxact.settings import Settings
 
@@ -96,12 +100,8 @@ class Task:
 
     def result(self) -> Result:
         """What came of it; the first call of all workers measures."""
-        from filelock import FileLock
-
         if self._result is None:
-            self.session.folder.mkdir(mode=0o700, exist_ok=True)  # texts of a corpus may be nobody else's business
-            self.folder.mkdir(exist_ok=True)
-            with FileLock(self.session.folder / "lock"):  # of all tasks: two checkpoints may not fit into memory
+            with self._lock():
                 if not (self.folder / RESULT).exists():
                     self._make()
             self._result = read_result(self.folder)
@@ -114,14 +114,17 @@ class Task:
 
     def planned(self) -> Plan:
         """The plan, failing the test that asks where something is wrong with it."""
-        from pytest_maxact.plan import Plan
-
         if self.plan is None:
-            try:
-                self.plan = Plan.of(self.settings)
-            except MaxactError as cause:
-                pytest.fail(str(cause), pytrace=False)
+            with told_in_a_line():
+                self.plan = self._plan()
         return self.plan
+
+    def load(self) -> Checkpoint:
+        """The checkpoint itself, failing the test that asks where it cannot be loaded."""
+        plan = self.planned()
+        with told_in_a_line(), self._lock():
+            self.plan = plan.fetched()
+            return self.plan.load()
 
     def measured(self, who: str) -> tuple[Measurement, Result]:
         """The same, failing the test `who` that asks where nothing was measured."""
@@ -135,6 +138,17 @@ class Task:
             pytest.fail("\n".join([f"nothing was measured: {reason}", *rest]), pytrace=False)
         return result.measurement, result
 
+    def _lock(self) -> FileLock:
+        """Of all tasks and workers: two checkpoints may not fit into memory."""
+        self.session.folder.mkdir(mode=0o700, exist_ok=True)  # texts of a corpus may be nobody else's business
+        self.folder.mkdir(exist_ok=True)
+        return FileLock(self.session.folder / "lock")
+
+    def _plan(self) -> Plan:
+        from pytest_maxact.plan import Plan
+
+        return Plan.of(replace(self.settings, json=None))  # the controller has looked at outputs, and a worker may write now
+
     def _make(self) -> None:
         """Measure, compare nothing yet, and keep what came of it; an interrupt keeps nothing."""
         started = self.folder / "started"
@@ -145,34 +159,39 @@ class Task:
             started.touch()
             try:
                 outcome |= self._measure()
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, pytest.exit.Exception):
                 started.unlink()
                 raise
             except MaxactError as cause:
                 outcome["error"] = str(cause)
             except Exception:  # whatever a model's own code raises is this result, and told with its traceback
                 outcome["error"] = f"measuring {self.settings.model} broke:\n{traceback.format_exc()}"
+            except BaseException as cause:  # as pytest-timeout raises
+                outcome["error"] = f"measuring {self.settings.model} was cut off: {first_line(cause)}; give it more time"
+                write_atomically(self.folder / RESULT, json.dumps(outcome))
+                raise
         write_atomically(self.folder / RESULT, json.dumps(outcome))
 
     def _measure(self) -> dict[str, object]:
         from pytest_maxact.baseline import update
-        from pytest_maxact.plan import Plan
         from pytest_maxact.progress import progress_of
 
         with warnings.catch_warnings():
             warnings.simplefilter("default")  # a library's warning is shown; only the user's own tests make it an error
-            plan = self.plan or Plan.of(self.settings)
+            plan = self.plan or self._plan()
             progress = progress_of(self.session.config, plan.reference.id)
             if plan.reference.repository is not None:
                 progress.stage("fetching")
-            plan = plan.fetched()
+            self.plan = plan = plan.fetched()
             store = Store.of(self.session.config)
-            kept = None if self.settings.fresh or self.settings.benchmark else store.load(plan.conditions())
+            # Figures of a benchmark are this session's only, and code of a checkpoint's own may lie anywhere.
+            reusable = not (self.settings.benchmark or self.settings.trust_remote_code)
+            kept = store.load(plan.conditions()) if reusable and not self.settings.fresh else None
             if kept is None:
                 progress.stage("loading and measuring")
             measurement = plan.run(progress.tokens) if kept is None else kept
         measurement.save(self.folder / RECORD)
-        if kept is None:
+        if kept is None and reusable:
             store.save(plan.conditions(), self.folder / RECORD)
         if self.settings.json is not None:
             measurement.save(self.settings.json)
@@ -186,6 +205,15 @@ class Task:
         elif plan.stored.wanted:
             missing = f"no baseline for {plan.reference.id}: looked for {plan.stored.target}, and among the package's own"
         return {"tolerance": vars(plan.tolerance), "changes": changes, "missing": missing, "reused": kept is not None}
+
+
+@contextmanager
+def told_in_a_line() -> Iterator[None]:
+    """What is wrong fails the test that asked, without a traceback."""
+    try:
+        yield
+    except MaxactError as cause:
+        raise pytest.fail.Exception(str(cause), pytrace=False) from None
 
 
 RESULT, RECORD, BASELINE = "result.json", "record.json", "baseline.json"

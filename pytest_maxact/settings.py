@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from pytest_maxact.config import OPTIONS, Option
+from pytest_maxact.corpus import bundled
+from pytest_maxact.demo import DEMO_NAMES
 from pytest_maxact.errors import SettingsError
 
 
@@ -89,9 +91,17 @@ class Settings:
         )
 
 
-def from_rootdir(config: pytest.Config, name: str) -> str:
-    """A name in a file of the project: a path counts from rootdir, wherever pytest was called."""
-    return str(config.rootpath / name) if (config.rootpath / name).exists() else name
+def located(folder: Path, name: str) -> str:
+    """A name as it was given, or the path that it is from this folder: tests may change the current one.
+
+    A baseline file need not be there yet; several corpora may be joined by `+`; what is shipped goes by its name.
+    """
+    path = folder / Path(name).expanduser()
+    if name.endswith(".json"):
+        return str(path)
+    parts = [name] if path.exists() else name.split("+")
+    shipped = {*DEMO_NAMES, *bundled()}
+    return "+".join(str(folder / part) if part not in shipped and part and (folder / part).exists() else part for part in parts)
 
 
 def _given(config: pytest.Config, option: Option) -> Any:
@@ -99,13 +109,14 @@ def _given(config: pytest.Config, option: Option) -> Any:
     value = config.getoption(option.dest)
     if option.flag:
         return value or (not option.action_only and bool(config.getini(option.dest)))
+    folder = config.invocation_params.dir
     if value is None and not option.action_only:
-        ini = config.getini(option.dest) or option.default
-        if option.may_be_path and ini:
-            ini = from_rootdir(config, ini)
-        value = ini
+        folder = config.rootpath
+        value = ini = config.getini(option.dest) or option.default
         if option.repeatable and ini:
             value = ini.replace(",", " ").split() if option.choices else [ini]  # a path may hold spaces
+    if option.may_be_path and value:
+        value = [located(folder, one) for one in value] if option.repeatable else located(folder, value)
     for one in (value or []) if option.repeatable else [value]:
         if option.choices and one not in option.choices:
             raise SettingsError(f"--maxact-{option.name}={one} is none of {', '.join(option.choices)}")

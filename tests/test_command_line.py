@@ -860,6 +860,13 @@ def test_the_summary_of_a_wild_record_fits_80_columns(measured: Measurement) -> 
             assert max(map(len, summary(record, baseline))) <= 80
 
 
+@pytest.mark.parametrize("action", ["--maxact-update", "--maxact-json=r.json", "--maxact-fresh"])
+def test_an_action_without_a_model_is_status_4(project: Project, action: str) -> None:
+    result = project.pytester.runpytest_inprocess(action)
+    assert result.ret == 4
+    result.stderr.fnmatch_lines([f"ERROR: {action.split('=')[0]} needs a checkpoint to do it with: add --maxact-model=ID"])
+
+
 # --- what a review found: nothing asked for is silently left undone, nothing harmful is offered
 
 

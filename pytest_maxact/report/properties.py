@@ -19,5 +19,5 @@ def properties(measurement: Measurement) -> dict[str, str]:
     if peak is not None:
         found |= {"M": peak.value, "site": Site(component=peak.component, layer=peak.layer), "token": peak.token}
     if measurement.sun is not None:
-        found["sun"] = "passes" if measurement.sun.passes else "fails"
+        found["massive_activations"] = "yes" if measurement.sun.passes else "no"  # Sun's criterion
     return {f"maxact.{name}": str(value) for name, value in found.items() if value is not None}

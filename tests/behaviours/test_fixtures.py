@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -68,7 +69,7 @@ def test_without_a_baseline_wanted_its_fixture_skips_and_without_one_there_it_fa
     assert list(quick_user.seen.values()) == ["skipped"]
     result = quick_user.pytest(path, baseline="auto")
     assert list(quick_user.seen.values()) == ["error"]
-    result.stdout.fnmatch_lines(["no baseline for tiny: looked for *tiny.json; write it with --maxact-update, *"])
+    result.stdout.fnmatch_lines(["no baseline for tiny: looked for *tiny.json; write it with pytest * --maxact-update, *"])
 
 
 def test_a_verdict_says_what_the_suite_says(quick_user: User) -> None:
@@ -194,6 +195,63 @@ def test_an_overridden_corpus_is_measured(quick_user: User) -> None:
         "def test_own(maxact_measurement):\n    assert maxact_measurement.corpus.id == 'mine'\n"
     )
     assert quick_user.pytest(path).ret == 0
+
+
+def test_an_update_is_what_the_same_session_compares_with(quick_user: User) -> None:
+    quick_user.pytester.makepyfile(COMPARES)
+    result = quick_user.pytest("--maxact-update", baseline="red")
+    assert result.ret == 0
+    assert set(quick_user.seen.values()) == {"passed"}
+    result.stdout.fnmatch_lines(["baseline */baselines/red.json was rewritten"])
+
+
+def test_a_test_that_changes_the_folder_changes_no_name(quick_user: User) -> None:
+    shutil.copytree(quick_user.checkpoint, quick_user.folder / "ckpt")
+    quick_user.pytester.makepyfile(
+        """
+        def test_moves(tmp_path, monkeypatch):
+            import os
+            os.chdir(tmp_path)
+
+        def test_own(maxact_measurement):
+            assert maxact_measurement.model.id == "ckpt"
+        """
+    )
+    result = quick_user.pytest(
+        "--maxact-model=ckpt", "--maxact-corpus=texts.jsonl", "--maxact-baseline=new.json", "--maxact-update", baseline=None
+    )
+    assert result.ret == 0
+    assert (quick_user.folder / "new.json").is_file()
+
+
+def test_a_marked_test_case_is_refused_and_no_other_model_measured_for_it(quick_user: User) -> None:
+    quick_user.pytester.makepyfile(
+        """
+        import unittest
+        import pytest
+
+        @pytest.mark.maxact(model="demo")
+        class TestOld(unittest.TestCase):
+            @pytest.fixture(autouse=True)
+            def take(self, maxact_measurement):
+                self.record = maxact_measurement
+
+            def test_own(self):
+                assert self.record.model.id == "demo"
+        """
+    )
+    result = quick_user.pytest("-k", "test_own")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["the marker maxact does not reach a unittest.TestCase: make it a plain class or function"])
+    assert quick_user.records == []
+
+
+def test_an_overridden_model_that_is_none_is_one_line(quick_user: User) -> None:
+    quick_user.pytester.makeconftest(TINY.format(value="'demo'"))
+    quick_user.pytester.makepyfile("def test_own(maxact_measurement):\n    pass\n")
+    result = quick_user.pytest(baseline=None)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["maxact_model gave str: give a module, or a module and its tokenizer"])
 
 
 def test_two_workers_share_the_fixtures_measurement(user: User) -> None:

@@ -7,6 +7,8 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from pytest_maxact.record import Measurement
 from tests.behaviours.conftest import GREEN, User
 
@@ -90,6 +92,36 @@ def test_without_the_cache_all_works_and_nothing_is_kept(quick_user: User) -> No
         assert quick_user.seen == GREEN
         result.stdout.no_fnmatch_line("reused*")
     assert not (quick_user.folder / ".pytest_cache").exists()
+
+
+def test_figures_of_a_benchmark_and_of_trusted_code_are_not_kept(quick_user: User) -> None:
+    quick_user.pytest("--maxact-benchmark")
+    quick_user.pytest("--maxact-trust-remote-code")
+    assert quick_user.records == []
+    quick_user.pytest()
+    result = quick_user.pytest("--maxact-trust-remote-code")
+    result.stdout.no_fnmatch_line("reused*")
+
+
+def test_a_cache_that_cannot_be_written_keeps_nothing(quick_user: User) -> None:
+    (quick_user.folder / "file").write_text("")
+    result = quick_user.pytest("-o", "cache_dir=file/below", "-W", "ignore")
+    assert result.ret == 0
+    assert quick_user.seen == GREEN
+
+
+def test_a_measurement_that_is_cut_off_says_so(quick_user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed_out(self: object, progress: object) -> None:
+        pytest.fail("Timeout (>3.0s) from pytest-timeout.")
+
+    monkeypatch.setattr("pytest_maxact.plan.Plan.run", timed_out)
+    result = quick_user.pytest()
+    assert result.ret == 1
+    assert set(quick_user.seen.values()) == {"failed"}
+    result.stdout.fnmatch_lines(
+        ["nothing was measured: measuring */tiny was cut off: Timeout (>3.0s) from pytest-timeout.; give it more time"]
+    )
+    result.stdout.no_fnmatch_line("nothing was measured: the worker*")
 
 
 def test_the_oldest_records_go(quick_user: User) -> None:
