@@ -151,10 +151,11 @@ def _stored(settings: Settings, reference: Reference) -> Stored:
         _check_writable(stored.target, "--maxact-update")
     elif stored.baseline is None and settings.baseline not in ("auto", NO_BASELINE):
         named_file = settings.baseline.endswith(".json")
+        asked = stored.target.name if named_file else settings.baseline
         places = [stored.target.parent.absolute(), *([] if named_file else [data_folder("baselines")])]
         searched = " and ".join(map(str, dict.fromkeys(places)))
         raise BaselineError(
-            f"no baseline {Path(settings.baseline).name}: looked for {stored.target.name} in {searched}; "
+            f"no baseline {asked}: looked for {stored.target.name} in {searched}; "
             "name an existing one, or write it with --maxact-update"
         )
     return stored
