@@ -32,6 +32,12 @@ def test_a_reused_record_is_the_one_that_was_measured_arrays_and_all(quick_user:
     assert (second.hidden_peaks == first.hidden_peaks).all()
 
 
+def test_a_folder_called_like_a_baseline_changes_nothing(quick_user: User) -> None:
+    (quick_user.folder / "green").mkdir()
+    assert quick_user.pytest().ret == 0
+    assert quick_user.seen == GREEN
+
+
 def test_fresh_measures_anew(quick_user: User) -> None:
     quick_user.pytest()
     result = quick_user.pytest("--maxact-fresh")
