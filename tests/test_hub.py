@@ -341,7 +341,7 @@ def test_a_hub_that_cannot_be_reached_is_given_up_within_three_seconds(
         over = threading.Event()
         request.addfinalizer(over.set)
         monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: over.wait(30) and [])
-        address = "http://hub.example"
+        address = "http://example.org"
     else:
         address = NOWHERE if endpoint == "refusing" else request.getfixturevalue(endpoint)
     use(monkeypatch, address)
