@@ -134,7 +134,7 @@ class Task:
             reason, *rest = result.error.splitlines()
             if rest:  # a traceback: once is enough, but a test that is tried again is told again
                 self.told = self.told or who
-                rest = rest if self.told == who else ["see the first of these"]
+                rest = rest if self.told == who else []
             pytest.fail("\n".join([f"nothing was measured: {reason}", *rest]), pytrace=False)
         return result.measurement, result
 
@@ -164,8 +164,9 @@ class Task:
                 raise
             except MaxactError as cause:
                 outcome["error"] = str(cause)
-            except Exception:  # whatever a model's own code raises is this result, and told with its traceback
-                outcome["error"] = f"measuring {self.settings.model} broke:\n{traceback.format_exc()}"
+            except Exception as cause:  # whatever a model's own code raises is this result, and told with its traceback
+                said = f"measuring {self.settings.model} broke: {type(cause).__name__}: {first_line(cause)}"
+                outcome["error"] = f"{said}\n{traceback.format_exc()}"
             except BaseException as cause:  # as pytest-timeout raises
                 outcome["error"] = f"measuring {self.settings.model} was cut off: {first_line(cause)}; give it more time"
                 write_atomically(self.folder / RESULT, json.dumps(outcome))

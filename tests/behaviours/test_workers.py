@@ -71,7 +71,10 @@ def test_a_measurement_that_breaks_is_made_once_and_its_traceback_told_once(user
     assert result.ret == 1
     assert user.seen == dict.fromkeys(GREEN, "failed")
     assert measurements(user) == 1
-    assert result.stdout.str().count("RuntimeError: broken on purpose") == 1
+    failures, _, summary = result.stdout.str().partition("= short test summary info =")
+    assert failures.count("tiny broke: RuntimeError: broken on purpose") == len(GREEN)
+    assert failures.count("Traceback (most recent call last)") == 1
+    assert "FAILED maxact::sun - Failed: nothing was measured: " in summary
 
 
 def test_a_worker_that_dies_while_measuring_is_told_and_its_measurement_not_repeated(user: User) -> None:
