@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_maxact.checks import CHECKS
-from pytest_maxact.config import BENCHMARK, SUITE, names_the_suite
+from pytest_maxact.checks.growth import NAME as GROWTH
+from pytest_maxact.config import BENCHMARK, SERIES, SUITE, names_the_suite
 from pytest_maxact.errors import MaxactError
 from pytest_maxact.progress import Watcher
 from pytest_maxact.report.properties import properties
+from pytest_maxact.series import spoken
 from pytest_maxact.session import Session
 from pytest_maxact.settings import Settings
-from pytest_maxact.suite import Suite
+from pytest_maxact.suite import SeriesSuite, Suite
+
+if TYPE_CHECKING:
+    from pytest_maxact.plan import Plan
+    from pytest_maxact.series import Member
 
 
 class Active:
@@ -22,17 +30,12 @@ class Active:
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.config = config
+        self.series = settings.series
         named = [argument for argument in config.args if names_the_suite(argument)]
         self.only = frozenset(argument.partition("::")[2] for argument in named) - {""}
-        unknown = sorted(self.only - {*CHECKS, BENCHMARK})
-        if unknown:
-            raise MaxactError(f"there is no check maxact::{unknown[0]}: there are {', '.join(CHECKS)}")
+        self._check_names(settings)
         if SUITE in named:
             self.only = frozenset()
-        if "headroom" in self.only and not settings.formats:
-            raise MaxactError("maxact::headroom needs a number format to check: add --maxact-format=NAME")
-        if BENCHMARK in self.only and not settings.benchmark:
-            raise MaxactError("maxact::benchmark runs only on request: add --maxact-benchmark")
         # pytest would look for files of these names.
         config.args[:] = [argument for argument in config.args if argument not in named]
         paths_given = config.args_source is pytest.Config.ArgsSource.ARGS
@@ -42,23 +45,56 @@ class Active:
                 "--maxact-update, --maxact-json and --maxact-benchmark would do nothing: the built-in checks are off, since "
                 "paths were given or --maxact-suite=never; add the argument maxact"
             )
-        plan = None
         # A model that only an ini file names is looked for when a test asks, where the checks are off.
-        asked = self.wanted or bool(config.getoption("maxact_model"))
-        if asked and not hasattr(config, "workerinput"):
-            from pytest_maxact.plan import Plan
+        asked = (self.wanted or bool(config.getoption("maxact_model"))) and not hasattr(config, "workerinput")
+        session, self.left_out = Session.of(config), None
+        if self.series:
+            plans: dict[Member, Plan] = {}
+            if asked:
+                from pytest_maxact.plan import plan_series
 
-            plan = Plan.of(settings)  # raises what is wrong, before anything is collected
-        self.task = Session.of(config).task(settings, plan)
+                plans, self.left_out = plan_series(settings)  # raises what is wrong, before anything is collected
+                self.series = config.stash[SERIES] = tuple(plans)
+            session.add_series(replace(settings, series=self.series), plans)
+            self.tasks = session.series
+        else:
+            plan = None
+            if asked:
+                from pytest_maxact.plan import Plan
+
+                plan = Plan.of(settings)
+            self.tasks = [session.task(settings, plan)]
+
+    def _check_names(self, settings: Settings) -> None:
+        """Refuse node ids of no check, and of those that were not asked for."""
+        labels = [member.label for member in self.series]
+        for name in sorted(self.only):
+            label, _, check = name.rpartition("::") if self.series else ("", "", name)
+            if self.series and name in labels:
+                continue
+            if self.series and label not in labels:
+                raise MaxactError(f"there is no checkpoint maxact::{label or check}: there are {', '.join(labels)}")
+            if check not in {*CHECKS, BENCHMARK} | ({GROWTH} if self.series else set()):
+                known = ", ".join([*CHECKS, GROWTH] if self.series else CHECKS)
+                raise MaxactError(f"there is no check maxact::{name}: there are {known}")
+            if check == "headroom" and not settings.formats:
+                raise MaxactError(f"maxact::{name} needs a number format to check: add --maxact-format=NAME")
+            if check == BENCHMARK and not settings.benchmark:
+                raise MaxactError(f"maxact::{name} runs only on request: add --maxact-benchmark")
 
     def pytest_report_header(self) -> str | list[str]:
         """Say what will be measured and what it is compared with; a worker, whose header nobody sees, has no plan yet."""
-        plan = self.task.plan
+        task = self.tasks[-1]
+        plan, settings = task.plan, task.settings
         if not self.wanted:
-            name = Path(self.task.settings.model or "").name if plan is None else plan.reference.id
+            name = Path(settings.model or "").name if plan is None else plan.reference.id
             return f"maxact: no built-in checks of {name}, since paths were given; add the argument maxact"
         if plan is None:
             return []
+        if self.series:
+            left_out = [] if self.left_out is None else [f"maxact: {self.left_out}"]
+            baseline = settings.baseline if any(member.compared for member in self.series) else "none"
+            return [f"maxact: {spoken(self.series)}, corpus {plan.corpus.id}, baseline {baseline}", *left_out]
         source: Path | str | None = plan.stored.source
         if source is None:
             source = "not there yet" if plan.stored.wanted else "none"
@@ -73,7 +109,12 @@ class Active:
         """Append the suite to what the session collected."""
         report = yield
         if self.wanted and report.passed and isinstance(collector, pytest.Session):
-            suite = Suite.from_parent(collector, name=SUITE, nodeid=SUITE, task=self.task, only=self.only)
+            where = {"name": SUITE, "nodeid": SUITE}
+            suite: pytest.Collector
+            if self.series:
+                suite = SeriesSuite.from_parent(collector, tasks=self.tasks, only=self.only, **where)
+            else:
+                suite = Suite.from_parent(collector, task=self.tasks[0], only=self.only, **where)
             report.result = [*report.result, suite]
         return report
 
@@ -89,7 +130,7 @@ class Active:
     def pytest_sessionfinish(self) -> None:
         """Put M and what it was measured from among the properties of the JUnit file's suite."""
         writers = [plugin for plugin in self.config.pluginmanager.get_plugins() if hasattr(plugin, "add_global_property")]
-        result = self.task.finished() if writers else None
+        result = self.tasks[-1].finished() if writers else None
         if result is None or result.measurement is None:
             return
         for name, value in properties(result.measurement).items():

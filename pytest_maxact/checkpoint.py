@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ SMALL_FILES = (
     "*.py",
 )
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+
+Remembered = Callable[[Sequence[Path], Callable[[Sequence[Path]], str]], str]
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,12 @@ def load(reference: Reference, *, dtype: str = "auto", device: torch.device | st
     return Checkpoint(reference, model.eval().to(device), load_tokenizer(reference))
 
 
-def fetch(reference: Reference) -> Reference:
+def fetch(reference: Reference, remembered: Remembered | None = None) -> Reference:
     """Download the weights where they are on the Hub, and fingerprint them; nothing where that was done already.
+
+    Args:
+        reference: what `find` gave.
+        remembered: knows the digests of files that it has seen, or computes them; by default they are computed.
 
     Raises:
         CheckpointError: where they cannot be downloaded, or are damaged.
@@ -141,7 +147,9 @@ def fetch(reference: Reference) -> Reference:
         return reference
     if reference.repository is not None:
         reference = _fetch_weights(reference)
-    return replace(reference, fingerprint=_fingerprint(reference))
+    files = [reference.folder / name for name in (() if reference.gguf else ("config.json",)) + reference.weights]
+    digest = _digest(files) if remembered is None else remembered(files, _digest)
+    return replace(reference, fingerprint=digest)
 
 
 def small_files_digest(reference: Reference) -> str:
@@ -363,11 +371,10 @@ def _load_model(reference: Reference, dtype: str) -> tuple[Any, Any]:
     )
 
 
-def _fingerprint(reference: Reference) -> str:
+def _digest(files: Sequence[Path]) -> str:
+    """sha256 over files and their sizes."""
     digest = hashlib.sha256()
-    names = reference.weights if reference.gguf else ("config.json", *reference.weights)
-    for name in names:
-        file = reference.folder / name
+    for file in files:
         digest.update(f"{file.stat().st_size}\n".encode())
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):

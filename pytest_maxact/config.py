@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pytest
+
+if TYPE_CHECKING:
+    from pytest_maxact.series import Member
 
 SUITE = "maxact"
 ACTIONS = ("update", "update-new", "json", "benchmark", "fresh")  # which the built-in suite does
 BENCHMARK = "benchmark"
 
 FOLDER = pytest.StashKey[Path]()
+SERIES = pytest.StashKey[tuple["Member", ...]]()
 
 
 class Option(NamedTuple):
@@ -38,7 +42,8 @@ class Option(NamedTuple):
 OPTIONS = (
     Option(
         "model",
-        "checkpoint to measure and check: hub id (org/name, org/name@revision), folder, .gguf file, demo or demo-blowup",
+        "checkpoint to measure and check: hub id (org/name, org/name@revision), folder, .gguf file, demo or demo-blowup; "
+        "repeated, or a quoted glob: a series",
         "ID",
         repeatable=True,
         may_be_path=True,
@@ -63,7 +68,8 @@ OPTIONS = (
     Option("device", "cpu, cuda, cuda:1 or mps (default: the best there is)", "NAME", "auto"),
     Option(
         "baseline",
-        "auto: by model id in the baselines folder, then among the package's; a name or file; none: measure and report only",
+        "auto: by model id in the baselines folder, then among the package's; a name or file; previous: in a series, the "
+        "checkpoint before; none: measure and report only",
         "NAME",
         "auto",
         may_be_path=True,
@@ -74,6 +80,8 @@ OPTIONS = (
     Option("rtol", "relative tolerance of M, dominance and the Sun margin (default: 0.10)", "X", "0.10"),
     Option("site-rtol", "relative tolerance of a single site's peak (default: 0.50)", "X", "0.50"),
     Option("two-sided", "a fall beyond the tolerance fails too", flag=True),
+    Option("growth", "in a series: M and each site at most X times what its own history predicts (default: 2)", "X", "2"),
+    Option("growth-total", "in a series: M at most X times that of its first checkpoint", "X"),
     Option("ceiling", "M must not exceed X, baseline or not", "X"),
     Option(
         "format",
@@ -87,7 +95,7 @@ OPTIONS = (
         default="auto",
         choices=("auto", "always", "never"),
     ),
-    Option("json", "write the record to FILE", "FILE", action_only=True),
+    Option("json", "write the record to FILE; of a series, the records to a folder", "FILE", action_only=True),
     Option("benchmark", "measure also what observing costs, and show it", flag=True, action_only=True),
     Option("fresh", "measure anew, also what pytest's cache has kept", flag=True, action_only=True),
     Option("trust-remote-code", "allow a checkpoint that needs Python code of its own", flag=True, action_only=True),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, replace
+import time
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +16,7 @@ from pytest_maxact.benchmark import overhead
 from pytest_maxact.checkpoint import (
     Checkpoint,
     Reference,
+    Remembered,
     fetch,
     find,
     load,
@@ -28,7 +30,10 @@ from pytest_maxact.errors import BaselineError, CheckpointError, SettingsError
 from pytest_maxact.record import MEASUREMENT_SCHEMA, Baseline, Measurement, sidecar_of
 from pytest_maxact.resources import data_folder
 from pytest_maxact.runner import Progress, measure
-from pytest_maxact.settings import Settings
+from pytest_maxact.series import Member
+from pytest_maxact.settings import PREVIOUS, Settings
+
+STILL_WRITING_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,8 @@ class Plan:
     tolerance: Tolerance
 
     @classmethod
-    def of(cls, settings: Settings) -> Plan:
-        """Find all that the settings name.
+    def of(cls, settings: Settings, before: Plan | None = None) -> Plan:
+        """Find all that the settings name; `before` is the plan of a series' checkpoint before, for what they share.
 
         Raises:
             MaxactError: with one line on the first thing that is wrong.
@@ -53,7 +58,7 @@ class Plan:
         _check_output(settings)
         device = resolve_device(settings.device)
         assert settings.model is not None
-        corpus = corpus_of(settings)
+        corpus = corpus_of(settings) if before is None else before.corpus
         reference = find(settings.model, trust_remote_code=settings.trust_remote_code)
         vocabulary = getattr(reference.text_config, "vocab_size", None)
         if vocabulary is None:
@@ -64,7 +69,10 @@ class Plan:
         context = getattr(reference.text_config, "max_position_embeddings", None)
         if settings.max_length is not None and context is not None and settings.max_length > context:
             raise SettingsError(f"--maxact-max-length={settings.max_length} is beyond the context of {reference.id}, {context}")
-        if settings.special_tokens == "chat" or reference.gguf is None:  # from a GGUF file it takes many seconds
+        known = before is not None and small_files_digest(before.reference) == small_files_digest(reference)
+        if not known and (
+            settings.special_tokens == "chat" or reference.gguf is None
+        ):  # from a GGUF file it takes many seconds
             check_tokenizer(corpus, load_tokenizer(reference), cast(SpecialTokens, settings.special_tokens))
         return cls(
             settings=settings,
@@ -72,7 +80,7 @@ class Plan:
             corpus=corpus,
             stored=_stored(settings, reference),
             device=device,
-            tolerance=Tolerance(settings.rtol, settings.site_rtol, settings.two_sided, settings.ceiling, settings.formats),
+            tolerance=Tolerance(**{field.name: getattr(settings, field.name) for field in fields(Tolerance)}),
         )
 
     @property
@@ -80,14 +88,14 @@ class Plan:
         """Whether the measurement becomes the baseline."""
         return self.settings.update or (self.settings.update_new and self.stored.source != self.stored.target)
 
-    def fetched(self) -> Plan:
-        """The plan with all of the checkpoint's files on this machine, and their fingerprint.
+    def fetched(self, remembered: Remembered | None = None) -> Plan:
+        """The plan with all of the checkpoint's files on this machine, and their fingerprint; `remembered` as for `fetch`.
 
         Raises:
             CheckpointError: where they cannot be downloaded.
 
         """
-        return replace(self, reference=fetch(self.reference))
+        return replace(self, reference=fetch(self.reference, remembered))
 
     def conditions(self) -> dict[str, object]:
         """Everything that a record follows from; of a plan that is `fetched`."""
@@ -129,6 +137,56 @@ class Plan:
         return measurement.model_copy(update={"overhead": cost})
 
 
+def plan_series(settings: Settings) -> tuple[dict[Member, Plan], str | None]:
+    """The plans of a series, and why the newest checkpoint is left out where it is still being written.
+
+    Raises:
+        MaxactError: with one line on the first thing that is wrong with any of them, or that keeps them from being compared.
+
+    """
+    if settings.json is not None:
+        try:
+            settings.json.mkdir(exist_ok=True)
+        except OSError as cause:
+            reason = f"{settings.json} is no folder and cannot be made one ({cause.strerror})"
+            raise SettingsError(f"--maxact-json of a series names a folder for its records, and {reason}") from None
+    plans: dict[Member, Plan] = {}
+    plan, *_, newest = None, *settings.series
+    for member in settings.series:
+        try:
+            plan = Plan.of(settings.of(member), plan)
+        except CheckpointError as cause:
+            if member is newest and member.matched and plans and _being_written(Path(member.model)):
+                return plans, f"{member.label} is left out: it is still being written ({cause})"
+            raise
+        compared = plan.stored.wanted or settings.baseline == PREVIOUS
+        plans[replace(member, compared=compared)] = plan
+        first = next(iter(plans.values()))
+        if _kind(plan) != _kind(first):
+            raise SettingsError(
+                f"a series is of one architecture and dtype: {next(iter(plans)).label} is {_kind(first)}, {member.label} is "
+                f"{_kind(plan)}; run them apart"
+            )
+    return plans, None
+
+
+def _kind(plan: Plan) -> str:
+    config = plan.reference.text_config
+    dtype = plan.settings.dtype if plan.settings.dtype != "auto" else plan.reference.config.dtype
+    return (
+        f"{config.model_type} of {config.num_hidden_layers} layers x {config.hidden_size}, {str(dtype).removeprefix('torch.')}"
+    )
+
+
+def _being_written(folder: Path) -> bool:
+    """Whether something in it is so new that more may come."""
+    try:
+        latest = max(path.stat().st_mtime for path in [folder, *folder.iterdir()])
+    except OSError:
+        return True  # files come and go
+    return time.time() - latest < STILL_WRITING_SECONDS
+
+
 def corpus_of(settings: Settings) -> Corpus:
     """The corpus that the settings mean.
 
@@ -141,15 +199,18 @@ def corpus_of(settings: Settings) -> Corpus:
 
 
 def _stored(settings: Settings, reference: Reference) -> Stored:
-    stored = look_up(settings.baseline, reference.id, settings.baselines)
+    asked = NO_BASELINE if settings.baseline == PREVIOUS else settings.baseline
+    stored = look_up(asked, reference.id, settings.baselines)
     if settings.baseline == "auto" and stored.source != stored.target and not _fits(stored.baseline, reference):
         stored = replace(stored, baseline=None, source=None)  # the package's baseline is of another model of this name
+    if settings.series and asked == "auto" and stored.baseline is None:
+        stored = replace(stored, wanted=False)  # `growth` compares with the checkpoints before
     writing = settings.update or settings.update_new
     if writing and settings.baseline == NO_BASELINE:
         raise SettingsError("--maxact-baseline=none leaves an update nothing to write: drop one of them")
     if writing:
         _check_writable(stored.target, "--maxact-update")
-    elif stored.baseline is None and settings.baseline not in ("auto", NO_BASELINE):
+    elif stored.baseline is None and asked not in ("auto", NO_BASELINE):
         named_file = settings.baseline.endswith(".json")
         asked = stored.target.name if named_file else settings.baseline
         places = [stored.target.parent.absolute(), *([] if named_file else [data_folder("baselines")])]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_maxact import fixtures
-from pytest_maxact.config import ACTIONS, FOLDER, add_options, names_a_model, names_the_suite, shared_folder
+from pytest_maxact.config import ACTIONS, FOLDER, SERIES, add_options, names_a_model, names_the_suite, shared_folder
 from pytest_maxact.errors import MaxactError
 
 
@@ -47,6 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_configure_node(node: Any) -> None:
     """Tell an xdist worker where measurements are kept."""
     node.workerinput["maxact_folder"] = str(shared_folder(node.config))
+    node.workerinput["maxact_series"] = [vars(member) for member in node.config.stash.get(SERIES, ())]
     node.workerinput["maxact_command"] = list(map(str, node.config.invocation_params.args))
 
 
@@ -66,16 +67,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     config = terminalreporter.config
     if config.option.no_summary or FOLDER not in config.stash or not config.stash[FOLDER].exists():
         return
-    from pytest_maxact.report.terminal import summary
+    from pytest_maxact.report.terminal import series_lines, summary
     from pytest_maxact.session import Session
 
-    results = [result for result in Session.of(config).results() if result.measurement is not None]
-    if results:
+    session = Session.of(config)
+    lines = series_lines(session.rows())
+    newest = [result for task in session.series[-1:] if (result := task.finished()) is not None]
+    for result in [*newest, *session.results()]:
+        if result.measurement is not None:
+            lines += [*summary(result.measurement, result.baseline, reused=result.reused), *result.changes]
+    if lines:
         terminalreporter.write_sep("=", "maximum activations")
-    for result in results:
-        assert result.measurement is not None
-        for line in [*summary(result.measurement, result.baseline, reused=result.reused), *result.changes]:
-            terminalreporter.write_line(line)
+    for line in lines:
+        terminalreporter.write_line(line)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -7,18 +7,22 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_maxact.errors import MeasurementError
-from pytest_maxact.record import Measurement, sidecar_of
+from pytest_maxact.record import Measurement, sidecar_of, write_atomically
 
 if TYPE_CHECKING:
     import pytest
 
-KEPT = 16  # records; one of a large model takes some megabytes
+KEPT = 16  # records beside those of a series; one of a large model takes some megabytes
 RECORD = "record.json"
+FINGERPRINTS = "fingerprints.json"
+REMEMBERED = 1000
+UNSETTLED_NS = 2_000_000_000  # a file written again within a clock's tick looks the same
 
 
 class Store:
@@ -45,10 +49,15 @@ class Store:
             _ = record.arrays
         except MeasurementError:
             return None
+        with contextlib.suppress(OSError):
+            os.utime(self._place(conditions))  # what is used is not the oldest
         return record
 
-    def save(self, conditions: Mapping[str, object], record: Path) -> None:
-        """Keep a record file and its arrays; the oldest go. A cache that cannot be written keeps nothing, as pytest's own."""
+    def save(self, conditions: Mapping[str, object], record: Path, others: int = 0) -> None:
+        """Keep a record file and its arrays; the oldest go, but for 16 and as many `others` as a series has.
+
+        A cache that cannot be written keeps nothing, as pytest's own.
+        """
         if self.folder is None:
             return
         place = self._place(conditions)
@@ -57,9 +66,34 @@ class Store:
             for source, target in ((sidecar_of(record), sidecar_of(place / RECORD)), (record, place / RECORD)):
                 shutil.copyfile(source, target)
             os.utime(place)
-            by_age = sorted(self.folder.iterdir(), key=lambda kept: kept.stat().st_mtime_ns)
-            for old in by_age[:-KEPT]:
+            by_age = sorted(self.folder.glob("*/"), key=lambda kept: kept.stat().st_mtime_ns)
+            for old in by_age[: -(KEPT + others)]:
                 shutil.rmtree(old, ignore_errors=True)
+
+    def fingerprint(self, files: Sequence[Path], digest: Callable[[Sequence[Path]], str]) -> str:
+        """The digest of files, read only where one has changed since it was last asked for: by size, times and inode."""
+        if self.folder is None:
+            return digest(files)
+        stats = [(str(file.resolve()), file.stat()) for file in files]
+        seen = [[path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino] for path, stat in stats]
+        key = hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+        known = self._fingerprints()
+        if key not in known:
+            known[key] = digest(files)
+            if time.time_ns() - max(stat.st_ctime_ns for _, stat in stats) > UNSETTLED_NS:
+                kept = dict(list(known.items())[-REMEMBERED:])
+                with contextlib.suppress(OSError):
+                    write_atomically(self.folder / FINGERPRINTS, json.dumps(kept))
+        return known[key]
+
+    def _fingerprints(self) -> dict[str, str]:
+        assert self.folder is not None
+        try:
+            known = json.loads((self.folder / FINGERPRINTS).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        whole = isinstance(known, dict) and all(isinstance(value, str) for value in known.values())
+        return known if whole else {}
 
     def _place(self, conditions: Mapping[str, object]) -> Path:
         assert self.folder is not None

@@ -11,7 +11,8 @@ import json
 import shlex
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,13 +23,17 @@ from filelock import FileLock
 
 from pytest_maxact.checks import Tolerance
 from pytest_maxact.config import shared_folder
-from pytest_maxact.errors import MaxactError, first_line
+from pytest_maxact.errors import BaselineError, MaxactError, first_line
+from pytest_maxact.history import Point
 from pytest_maxact.record import Baseline, Measurement, write_atomically
+from pytest_maxact.report.terminal import Row
 from pytest_maxact.reuse import Store
+from pytest_maxact.settings import PREVIOUS
 
 if TYPE_CHECKING:
     from pytest_maxact.checkpoint import Checkpoint
     from pytest_maxact.plan import Plan
+    from pytest_maxact.series import Member
     from pytest_maxact.settings import Settings
 
 
@@ -36,8 +41,8 @@ if TYPE_CHECKING:
 class Result:
     """What measuring gave: a record and what it is compared with, or the error that ended it.
 
-    `changes` are the lines of a baseline update; `missing` says where a baseline was looked for and not found; `reused`
-    is set where an earlier session had measured.
+    `changes` are the lines of a baseline update; `missing` says where a baseline was looked for and not found, `unwanted` why
+    there is none all the same; `reused` is set where an earlier session had measured.
     """
 
     measurement: Measurement | None
@@ -45,6 +50,7 @@ class Result:
     tolerance: Tolerance
     changes: tuple[str, ...] = ()
     missing: str | None = None
+    unwanted: str | None = None
     error: str | None = None
     reused: bool = False
 
@@ -58,7 +64,9 @@ class Session:
         self.config = config
         self.folder = shared_folder(config)
         self.command = getattr(config, "workerinput", {}).get("maxact_command") or config.invocation_params.args
+        self.series: list[Task] = []
         self._tasks: dict[str, Task] = {}
+        self._read: OrderedDict[Path, Result] = OrderedDict()
 
     @classmethod
     def of(cls, config: pytest.Config) -> Session:
@@ -74,11 +82,40 @@ class Session:
             self._tasks[name] = Task(self, settings, plan, self.folder / name)
         return self._tasks[name]
 
-    def results(self) -> list[Result]:
-        """What any worker has measured, in the order in which that was done."""
-        folders = sorted(self.folder.glob("*/"), key=lambda folder: folder.stat().st_ctime_ns)
-        found = [read_result(folder) for folder in folders]
-        return [result for result in found if result is not None]
+    def add_series(self, settings: Settings, plans: Mapping[Member, Plan]) -> None:
+        """Make the tasks of a series, each of which knows those before it."""
+        for member in settings.series:
+            task = self.task(settings.of(member), plans.get(member))
+            task.member, task.earlier = member, tuple(self.series)
+            self.series.append(task)
+
+    def read(self, folder: Path) -> Result | None:
+        """What came of the task of this folder, None where it is not through; few are held, however long a series is."""
+        if folder not in self._read:
+            result = read_result(folder)
+            if result is None:
+                return None
+            self._read[folder] = result
+            while len(self._read) > HELD:
+                self._read.popitem(last=False)
+        return self._read[folder]
+
+    def rows(self) -> list[Row]:
+        """The series for the terminal, as far as it is through."""
+        rows = []
+        for task in self.series:
+            result = task.finished()
+            if result is not None and task.member is not None:
+                error = None if result.error is None else first_line(Exception(result.error))
+                rows.append(Row(task.member.label, task.member.step, task.point(), error, result.reused))
+        return rows
+
+    def results(self) -> Iterator[Result]:
+        """What any worker has measured beside the series, in the order in which that was done."""
+        series = {task.folder for task in self.series}
+        folders = sorted(set(self.folder.glob("*/")) - series, key=lambda folder: folder.stat().st_ctime_ns)
+        found = (self.read(folder) for folder in folders)
+        return (result for result in found if result is not None)
 
     @property
     def accept_command(self) -> str:
@@ -96,21 +133,33 @@ class Task:
         self.plan = plan
         self.folder = folder
         self.told: str | None = None
-        self._result: Result | None = None
+        self.member: Member | None = None
+        self.earlier: tuple[Task, ...] = ()
+        self._point: Point | None = None
 
     def result(self) -> Result:
         """What came of it; the first call of all workers measures."""
-        if self._result is None:
+        result = self.finished()
+        if result is None:
             with self._lock():
                 if not (self.folder / RESULT).exists():
                     self._make()
-            self._result = read_result(self.folder)
-        assert self._result is not None
-        return self._result
+            result = self.finished()
+        assert result is not None
+        return result
 
     def finished(self) -> Result | None:
         """What came of it, if it is through."""
-        return read_result(self.folder)
+        return self.session.read(self.folder)
+
+    def point(self) -> Point | None:
+        """What a series keeps of it; None where nothing was measured, or not yet."""
+        assert self.member is not None
+        if self._point is None:
+            result = self.finished()
+            if result is not None and result.measurement is not None:
+                self._point = Point.of(result.measurement, self.member.label, self.member.step)
+        return self._point
 
     def planned(self) -> Plan:
         """The plan, failing the test that asks where something is wrong with it."""
@@ -129,14 +178,28 @@ class Task:
     def measured(self, who: str) -> tuple[Measurement, Result]:
         """The same, failing the test `who` that asks where nothing was measured."""
         result = self.result()
-        if result.measurement is None:
+        measurement = result.measurement
+        if measurement is None:
             assert result.error is not None
             reason, *rest = result.error.splitlines()
             if rest:  # a traceback: once is enough, but a test that is tried again is told again
                 self.told = self.told or who
                 rest = rest if self.told == who else []
             pytest.fail("\n".join([f"nothing was measured: {reason}", *rest]), pytrace=False)
-        return result.measurement, result
+        if self.settings.baseline == PREVIOUS:
+            result = self._beside_previous(result)
+        return measurement, result
+
+    def _beside_previous(self, result: Result) -> Result:
+        if not self.earlier:
+            return replace(result, unwanted="the first checkpoint of the series has no predecessor")
+        before = self.earlier[-1].result()
+        if before.measurement is None:
+            return replace(result, unwanted="the checkpoint before was not measured")
+        try:
+            return replace(result, baseline=Baseline.of(before.measurement))
+        except BaselineError:
+            return replace(result, unwanted="the checkpoint before holds NaN or infinities")
 
     def _lock(self) -> FileLock:
         """Of all tasks and workers: two checkpoints may not fit into memory."""
@@ -152,7 +215,8 @@ class Task:
     def _make(self) -> None:
         """Measure, compare nothing yet, and keep what came of it; an interrupt keeps nothing."""
         started = self.folder / "started"
-        outcome: dict[str, object] = {"tolerance": {}, "changes": [], "missing": None, "error": None, "reused": False}
+        outcome: dict[str, object] = {"tolerance": {}, "changes": [], "missing": None, "unwanted": None}
+        outcome |= {"error": None, "reused": False}
         if started.exists():
             outcome["error"] = "the worker that measured died; see its output, and try again without -n"
         else:
@@ -183,8 +247,8 @@ class Task:
             progress = progress_of(self.session.config, plan.reference.id)
             if plan.reference.repository is not None:
                 progress.stage("fetching")
-            self.plan = plan = plan.fetched()
             store = Store.of(self.session.config)
+            self.plan = plan = plan.fetched(store.fingerprint)
             # Figures of a benchmark are this session's only, and code of a checkpoint's own may lie anywhere.
             reusable = not (self.settings.benchmark or self.settings.trust_remote_code)
             kept = store.load(plan.conditions()) if reusable and not self.settings.fresh else None
@@ -193,19 +257,22 @@ class Task:
             measurement = plan.run(progress.tokens) if kept is None else kept
         measurement.save(self.folder / RECORD)
         if kept is None and reusable:
-            store.save(plan.conditions(), self.folder / RECORD)
+            store.save(plan.conditions(), self.folder / RECORD, others=len(self.session.series))
         if self.settings.json is not None:
             measurement.save(self.settings.json)
         baseline, changes = plan.stored.baseline, []
         if plan.updates:
             changes = update(plan.stored, measurement)
             baseline = Baseline.load(plan.stored.target)
-        missing = None
+        missing = unwanted = None
         if baseline is not None:
             write_atomically(self.folder / BASELINE, baseline.dumps())
+        elif not plan.stored.wanted and self.settings.baseline == "auto":
+            unwanted = f"no baseline for {plan.reference.id}; `growth` compares with the checkpoints before"
         elif plan.stored.wanted:
             missing = f"no baseline for {plan.reference.id}: looked for {plan.stored.target}, and among the package's own"
-        return {"tolerance": vars(plan.tolerance), "changes": changes, "missing": missing, "reused": kept is not None}
+        compared = {"tolerance": vars(plan.tolerance), "changes": changes, "missing": missing, "unwanted": unwanted}
+        return compared | {"reused": kept is not None}
 
 
 @contextmanager
@@ -217,6 +284,7 @@ def told_in_a_line() -> Iterator[None]:
         raise pytest.fail.Exception(str(cause), pytrace=False) from None
 
 
+HELD = 2  # results in memory: a checkpoint's own and its predecessor's
 RESULT, RECORD, BASELINE = "result.json", "record.json", "baseline.json"
 
 
@@ -232,6 +300,7 @@ def read_result(folder: Path) -> Result | None:
         tolerance=Tolerance(**data["tolerance"]),
         changes=tuple(data["changes"]),
         missing=data["missing"],
+        unwanted=data["unwanted"],
         error=data["error"],
         reused=data["reused"],
     )

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_maxact.config import OPTIONS, Option
+from pytest_maxact.config import OPTIONS, SERIES, Option
 from pytest_maxact.corpus import bundled
 from pytest_maxact.demo import DEMO_NAMES
 from pytest_maxact.errors import SettingsError
+from pytest_maxact.series import Member, is_glob, members
+
+PREVIOUS = "previous"
 
 
 @dataclass(frozen=True)
 class Settings:
     """What a session was told. Folders count from where pytest was called, those of an ini file from rootdir.
 
-    `model` is None where none was named.
+    `model` is None where none was named, and the last one of a series; `series` is empty where one checkpoint was named.
     """
 
     model: str | None
+    series: tuple[Member, ...]
     corpus: str
     samples: int | None
     max_length: int | None
@@ -37,6 +41,8 @@ class Settings:
     rtol: float
     site_rtol: float
     two_sided: bool
+    growth: float
+    growth_total: float | None
     ceiling: float | None
     formats: tuple[str, ...]
     suite: str
@@ -58,15 +64,19 @@ class Settings:
         for name in ("model", "corpus", "baseline"):
             if "" in (raw[name], *models):
                 raise SettingsError(f"--maxact-{name} is empty: give it a value, or leave it out")
-        if len(models) > 1:
-            raise SettingsError(f"--maxact-model was given {len(models)} times: one run measures one checkpoint")
         if raw["update"] and raw["update_new"]:
             raise SettingsError("--maxact-update and --maxact-update-new exclude each other: give one of them")
+        series = _series(config, raw["model"] or [])
+        if series and (raw["update"] or raw["update_new"]):
+            raise SettingsError("an update writes the baseline of one checkpoint, and a series was named: name that checkpoint")
+        if raw["baseline"] == PREVIOUS and raw["model"] and not series:
+            raise SettingsError("--maxact-baseline=previous needs a series: name the earlier checkpoints too, or a glob")
         here = config.invocation_params.dir
         folder = raw["baselines"] or config.rootpath / "baselines"
         home = here if config.getoption("maxact_baselines") else config.rootpath
         return cls(
-            model=models[0],
+            model=series[-1].model if series else models[0],
+            series=series,
             corpus=raw["corpus"],
             samples=_whole(raw, "samples"),
             max_length=_whole(raw, "max_length"),
@@ -81,6 +91,8 @@ class Settings:
             rtol=_positive(raw, "rtol") or 0.0,
             site_rtol=_positive(raw, "site_rtol") or 0.0,
             two_sided=bool(raw["two_sided"]),
+            growth=_positive(raw, "growth") or 0.0,
+            growth_total=_positive(raw, "growth_total"),
             ceiling=_positive(raw, "ceiling"),
             formats=tuple(dict.fromkeys(raw["format"] or ())),
             suite=raw["suite"],
@@ -89,6 +101,24 @@ class Settings:
             fresh=bool(raw["fresh"]),
             trust_remote_code=bool(raw["trust_remote_code"]),
         )
+
+    def of(self, member: Member) -> Settings:
+        """The settings of one checkpoint of the series; its record goes to a file of the series' folder."""
+        json = None if self.json is None else self.json / f"{member.label}.json"
+        return replace(self, model=member.model, json=json)
+
+
+def _series(config: pytest.Config, models: list[str]) -> tuple[Member, ...]:
+    """The series that was named, the same in all workers and all session long, whatever is written meanwhile."""
+    if SERIES not in config.stash:
+        told = getattr(config, "workerinput", {}).get("maxact_series")
+        if told is not None:
+            config.stash[SERIES] = tuple(Member(**member) for member in told)
+        elif len(models) > 1 or any(map(is_glob, models)):
+            config.stash[SERIES] = members(models)
+        else:
+            config.stash[SERIES] = ()
+    return config.stash[SERIES]
 
 
 def located(folder: Path, name: str) -> str:
@@ -117,11 +147,16 @@ def _given(config: pytest.Config, option: Option) -> Any:
             value = ini.replace(",", " ").split() if option.choices else [ini]  # a path may hold spaces
     named = option.name == "baseline" and value and not value.endswith(".json")  # whatever folder is called so too
     if option.may_be_path and value and not named:
-        value = [located(folder, one) for one in value] if option.repeatable else located(folder, value)
+        value = [_located_or_pattern(folder, one) for one in value] if option.repeatable else located(folder, value)
     for one in (value or []) if option.repeatable else [value]:
         if option.choices and one not in option.choices:
             raise SettingsError(f"--maxact-{option.name}={one} is none of {', '.join(option.choices)}")
     return value
+
+
+def _located_or_pattern(folder: Path, name: str) -> str:
+    path = str(folder / Path(name).expanduser())
+    return path if is_glob(path) else located(folder, name)
 
 
 def _whole(raw: dict[str, Any], name: str) -> int | None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from pytest_maxact.checks.sun import describe
+from pytest_maxact.history import Point
 from pytest_maxact.record import Baseline, Measurement, Overhead, Peak, Site
 from pytest_maxact.wording import number, ratio, token_in_context
 
@@ -46,6 +49,40 @@ def summary(measurement: Measurement, baseline: Baseline | None, *, reused: bool
         *_cost(measurement.overhead),
         *_notes(measurement),
     ]
+
+
+class Row(NamedTuple):
+    """One checkpoint of a series: what was measured, or the error that kept it from that."""
+
+    label: str
+    step: int | None
+    point: Point | None
+    error: str | None
+    reused: bool
+
+
+def series_lines(rows: Sequence[Row]) -> list[str]:
+    """A line a checkpoint: step, M, the factor by which it grew, where it is."""
+    if not rows:
+        return []
+    reused = sum(row.reused for row in rows)
+    count = f"series: {len(rows)} checkpoint{'s' if len(rows) > 1 else ''}"
+    lines = [f"{count}, {reused} reused; --maxact-fresh measures anew" if reused else count]
+    width = min(max(len("checkpoint"), *(len(row.label) for row in rows)), 30)
+    lines.append(f"{'checkpoint':<{width}}{'step':>12}{'M':>13}{'growth':>9}  at")
+    before = None
+    for row in rows:
+        label = row.label if len(row.label) <= width else "…" + row.label[1 - width :]
+        line = f"{label:<{width}}{'' if row.step is None else format(row.step, ','):>12}"
+        if row.point is None or row.point.peak is None:
+            lines += _wrapped(f"{line}  {row.error or 'no site holds a finite value'}", hanging="  ")
+            continue
+        grown = "" if before is None else ratio(row.point.m, before)
+        lines.append(
+            f"{line}{number(row.point.m):>13}{grown:>9}  {row.point.peak}{', NaN or infinities' if row.point.unfit else ''}"
+        )
+        before = row.point.m
+    return lines
 
 
 def _quantized(measurement: Measurement, peak: Peak) -> str:
