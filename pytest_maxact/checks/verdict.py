@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -19,10 +20,12 @@ class Tolerance:
 
     rtol: relative tolerance of M, dominance and the Sun margin; 0.10 accepts 1.10 times the baseline. site_rtol: of a single
     site's peak. two_sided: whether a fall beyond the tolerance fails too. ceiling: what M must not exceed, baseline or not, in
-    the activations' own unit. formats: names in `formats.FORMATS` that every site must fit.
+    the activations' own unit. formats: names in `formats.FORMATS` that every site must fit. growth: in a series, how many times
+    what its own history predicts M or a site may be. growth_total: how many times the series' first value M may be, None for
+    any.
 
     Raises:
-        SettingsError: on an unknown format.
+        SettingsError: on an unknown format, or a growth factor that is not a number above 1.
 
     """
 
@@ -31,14 +34,19 @@ class Tolerance:
     two_sided: bool = False
     ceiling: float | None = None
     formats: Sequence[str] = ()
+    growth: float = 2.0
+    growth_total: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse an unknown format.
+        """Refuse an unknown format, and factors that could never be kept or never be exceeded.
 
         Raises:
-            SettingsError: naming it and those there are.
+            SettingsError: naming it and what there is instead.
 
         """
+        for name, factor in (("growth", self.growth), ("growth_total", self.growth_total)):
+            if factor is not None and not 1 < factor < math.inf:
+                raise SettingsError(f"{name} is a factor above 1, such as 2, and not {factor:g}")
         unknown = [name for name in self.formats if name not in FORMATS]
         if unknown:
             raise SettingsError(f"there is no number format {unknown[0]}: there are {', '.join(FORMATS)}")
