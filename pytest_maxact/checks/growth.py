@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_maxact.checks.verdict import Tolerance, Verdict
-from pytest_maxact.formats import FLOAT16
 from pytest_maxact.history import Key, Point
 from pytest_maxact.record import PART_OF_M
 from pytest_maxact.wording import number, ratio
