@@ -34,6 +34,18 @@ SETTINGS = (
     Setting("as it should be"),
     Setting("spike of 30 times the rate", spike=True),
     Setting("spike of 10 times the rate", spike=True, changes={"times": 10.0}),
+    Setting(
+        "spike of 100 times the rate in the MLP of layer 1 alone",
+        spike=True,
+        seeds=2,
+        changes={"part": "layers.1.mlp", "times": 100.0},
+    ),
+    Setting(
+        "spike of 100 times the rate in the attention of layer 2 alone",
+        spike=True,
+        seeds=2,
+        changes={"part": "layers.2.self_attn", "times": 100.0},
+    ),
     Setting("a third of the rate", seeds=2, changes={"rate": 1e-3}),
     Setting("three times the rate, warm-up of 60", seeds=2, changes={"rate": 9e-3, "warmup": 60}),
     Setting("no warm-up", seeds=2, changes={"warmup": 0}),
@@ -44,7 +56,7 @@ SETTINGS = (
 
 def series(setting: Setting, seed: int, cache: Path) -> list[Point]:
     """The points of a run, from the cache where they are kept."""
-    changes = "".join(f"-{name}-{value:g}" for name, value in setting.changes.items())
+    changes = "".join(f"-{name}-{value}" for name, value in setting.changes.items())
     kept = cache / f"{seed}-{'spike' if setting.spike else 'healthy'}{changes}.json"
     if kept.exists():
         return [read(line) for line in kept.read_text(encoding="utf-8").splitlines()]
