@@ -94,6 +94,8 @@ def find(name: str, *, trust_remote_code: bool = False) -> Reference:
         if path.suffix == ".gguf":
             return _gguf(path)
         raise CheckpointError(f"{name} is a file, and not a .gguf one: name the folder that holds config.json instead")
+    if path.suffix == ".gguf":
+        raise CheckpointError(f"no checkpoint {name}: there is no file {path.absolute()}")
     if path.is_dir():
         return _in_folder(path, path.resolve().name, trust_remote_code)
     match = hub.HUB_ID.fullmatch(name)

@@ -167,7 +167,7 @@ def check_tokenizer(corpus: Corpus, tokenizer: Any, special_tokens: SpecialToken
     """
     if tokenizer is None and any(sample.text is not None for sample in corpus.samples):
         raise CorpusError(
-            f"corpus {corpus.id} holds texts, and the model came without a tokenizer: add the tokenizer's files to the "
+            f"corpus {corpus.id} holds texts, and the model came without a tokenizer: pass one, or add its files to the "
             'checkpoint, or use a corpus of "input_ids"'
         )
     if special_tokens == "chat" and not getattr(tokenizer, "chat_template", None):

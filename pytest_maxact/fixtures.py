@@ -39,7 +39,8 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
         wrong = [*map(repr, marker.args), *(name for name in marker.kwargs if name not in ("model", "corpus"))]
         wrong += [f"{name}={value!r}" for name, value in marker.kwargs.items() if not (isinstance(value, str) and value)]
         if wrong:
-            pytest.fail(f"the marker maxact takes model='...' and corpus='...', not {wrong[0]}", pytrace=False)
+            who = metafunc.definition.nodeid
+            pytest.fail(f"{who}: the marker maxact takes model='...' and corpus='...', not {wrong[0]}", pytrace=False)
         given = {**marker.kwargs, **given}
     if given:
         named = _named(given.get("model"), given.get("corpus"))

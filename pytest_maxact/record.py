@@ -24,7 +24,9 @@ from pydantic import (
     Field,
     PlainSerializer,
     PrivateAttr,
+    SerializerFunctionWrapHandler,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -460,6 +462,11 @@ class ToleranceOverride(Record):
     rtol: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     waived: bool = False
     reason: Annotated[str, Field(min_length=1)]
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Only what was given: an update leaves these lines of a baseline file as somebody wrote them."""
+        return {name: value for name, value in handler(self).items() if name in self.model_fields_set}
 
     @model_validator(mode="after")
     def _means_something(self) -> ToleranceOverride:

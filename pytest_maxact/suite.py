@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -60,7 +61,14 @@ class SeriesSuite(pytest.Collector):
 
 
 class MeasuredItem(pytest.Item):
-    """What needs the measurement of a task."""
+    """What needs the measurement of a task.
+
+    `module`, `cls` and `fixturenames` are what users' conftests and other plugins expect of every item.
+    """
+
+    module = sys.modules[__name__]
+    cls = None
+    fixturenames: Sequence[str] = ()
 
     def __init__(self, *, task: Task, **kwargs: object) -> None:
         super().__init__(**kwargs)  # type: ignore[arg-type]

@@ -143,6 +143,7 @@ def test_a_checkpoint_that_is_not_there_is_named_with_where_it_was_looked_for(pr
     assert "give a folder, a .gguf file, a hub id" in message
     (project.folder / "notes.txt").write_text("")
     assert "is a file, and not a .gguf one" in project.problem("--maxact-model=notes.txt")
+    assert re.search(r"no checkpoint .*/model.gguf: there is no file /", project.problem("--maxact-model=/no/model.gguf"))
 
 
 def test_a_hub_id_that_cannot_be_reached_is_one_line(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

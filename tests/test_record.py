@@ -172,6 +172,7 @@ def test_a_baseline_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert bits(back.model_dump()) == bits(baseline.model_dump())
     assert back.dumps() == baseline.dumps()
     assert back.tolerances == [override]
+    assert '{"component": "hidden", "layer": 2, "rtol": 0.3333333333333333, "reason": "two runs differ"}' in baseline.dumps()
     no_constants(baseline.dumps())
 
 

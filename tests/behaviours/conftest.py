@@ -67,7 +67,8 @@ def outcomes(file: Path) -> dict[str, str]:
     """How each test of a JUnit file ended, by node id; a test that ran twice is told as such."""
     found: dict[str, str] = {}
     for case in ElementTree.parse(file).iter("testcase"):
-        name = "::".join(filter(None, (case.get("classname"), case.get("name"))))
+        where = str(case.get("classname", "")).replace("maxact.", "maxact::")  # of a series' nodes
+        name = "::".join(filter(None, (where, case.get("name"))))
         kinds = {"failure": "failed", "error": "error", "skipped": "skipped"}
         outcome = next((kinds[part.tag] for part in case if part.tag in kinds), "passed")
         found[name] = f"{found[name]}, {outcome}" if name in found else outcome

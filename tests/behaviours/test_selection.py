@@ -22,6 +22,20 @@ def test_the_suite_stands_beside_the_users_tests(user: User) -> None:
     assert user.seen == GREEN | {"test_the_suite_stands_beside_the_users_tests::test_own": "passed"}
 
 
+def test_a_conftest_that_looks_at_every_item_finds_what_it_expects(quick_user: User) -> None:
+    quick_user.pytester.makepyfile(OWN)
+    quick_user.pytester.makeconftest(
+        """
+        def pytest_collection_modifyitems(items):
+            for item in items:
+                assert item.path and item.fspath and item.module.__name__ and item.cls is None
+                assert not item.fixturenames
+        """
+    )
+    assert quick_user.pytest().ret == 0
+    assert len(quick_user.seen) == len(GREEN) + 1
+
+
 def test_dash_k_chooses_checks_and_tests_alike(user: User) -> None:
     user.pytester.makepyfile(OWN)
     assert user.pytest("-k", "sun or own").ret == 0
