@@ -1,7 +1,7 @@
 """Misses and false alarms of `growth` on real training runs: `python -m tests.benchmarks.growth_alarms FOLDER`.
 
-Some 40 runs of `tests.training`, 20 minutes on two cores; RESULTS.md keeps what came out. Without a spike each failed checkpoint
-is a false alarm. With one it is caught where the first checkpoint after it fails, and each failed one before it is a false alarm.
+29 runs of `tests.training` in 15 to 20 minutes; RESULTS.md keeps what came out. Without a spike each checkpoint that fails is a
+false alarm. With one it is caught where the first checkpoint after it fails, and what fails before it is a false alarm.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from pytest_maxact.checkpoint import find, load
+from pytest_maxact.checks import Tolerance, Verdict, growth
 from pytest_maxact.history import Point
 from pytest_maxact.record import Site
 from pytest_maxact.runner import measure
-from tests.training import train
+from tests.training import CHECKPOINTS, train
 
 
 @dataclass(frozen=True)
