@@ -36,9 +36,9 @@ class MaxactCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
     Measured is before the first step, after every `every` steps and after the last one, by the main process, in the weights'
     own dtype and outside of autocast. Losses are to the bit what they are without the callback.
 
-    Each measurement is logged as the Trainer's own figures are, to `state.log_history` and to every tracker: `maxact/M`
-    (that of arXiv 2605.15572); the largest peak of each component, as `maxact/hidden`; `maxact/growth`, M over that of the measurement before;
-    `maxact/sun_margin`; `maxact/nonfinite`, how many NaN and infinities there were at sites that are part of M; and
+    Each measurement is logged as the Trainer's own figures are, to `state.log_history` and to every tracker: `maxact/M`, that
+    of arXiv 2605.15572; the largest peak of each component, as `maxact/hidden`; `maxact/growth`, M over that of the measurement
+    before; `maxact/sun_margin`; `maxact/nonfinite`, how many NaN and infinities there were at sites that are part of M; and
     `maxact/seconds`, by which training was held up. What is not finite is not logged. Its record is written as
     `checkpoint-<step>.json`, as the Trainer names the checkpoint of that step, and bears the fingerprint of that one where it
     is saved.
