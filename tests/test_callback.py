@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +26,7 @@ from transformers import (
 )
 
 import pytest_maxact
-from pytest_maxact.callback import MaxactCallback
+from pytest_maxact.callback import MaxactCallback, _for_all
 from pytest_maxact.checkpoint import fetch, find, load
 from pytest_maxact.checks.verdict import Tolerance
 from pytest_maxact.corpus import Corpus, Sample, load_corpus
@@ -201,13 +203,13 @@ def test_the_figures_are_those_of_the_record(run: Run, corpus: Corpus) -> None:
 def test_losses_and_weights_are_to_the_bit_those_of_a_run_without_it(
     run: Run, corpus: Corpus, seed: int, options: dict[str, Any]
 ) -> None:
-    options = {"logging_steps": 1} | options
+    options = {"logging_steps": 1, "max_steps": 12} | options
     plain = run.trainer(seed=seed, **options)
     plain.train()
     watched = run.trainer(MaxactCallback(every=3, corpus=corpus), seed=seed, **options)
     watched.train()
-    assert len(own(watched)) == 8
-    assert len(losses(plain)) == 20
+    assert len(own(watched)) == 5
+    assert len(losses(plain)) == 12
     assert losses(plain) == losses(watched)
     for one, other in zip(plain.model.state_dict().values(), watched.model.state_dict().values(), strict=True):
         assert torch.equal(one, other)
@@ -322,6 +324,42 @@ def test_a_new_run_knows_nothing_of_the_records_in_its_folder(run: Run, corpus: 
     trainer = run.trainer(MaxactCallback(every=4, corpus=corpus), seed=1, max_steps=4)
     trainer.train()
     assert ["maxact/growth" in entry for entry in own(trainer)] == [False, True]
+
+
+# --- Several processes.
+
+
+def vote(rank: int, folder: Path, answers: Any) -> None:
+    """One of two processes, of which only the main one saw the check fail."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    answers.put(_for_all(rank == 0, SimpleNamespace(device="cpu")))
+    answers.put(_for_all(False, SimpleNamespace(device="cpu")))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_all_processes_learn_what_the_main_one_found(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    processes = [context.Process(target=vote, args=(rank, tmp_path, answers)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    found = [answers.get(timeout=60) for _ in range(4)]
+    for process in processes:
+        process.join(60)
+    assert sorted(found) == [False, False, True, True]
+
+
+def test_only_the_main_process_measures(run: Run, corpus: Corpus) -> None:
+    callback = MaxactCallback(every=1, corpus=corpus)
+    trainer = run.trainer()
+    trainer.state.is_world_process_zero = False
+    callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model, processing_class=run.tokenizer)
+    assert trainer.state.log_history == []
+    assert not run.folder.joinpath("maxact").exists()
+    trainer.state.is_world_process_zero = True
+    callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model, processing_class=run.tokenizer)
+    assert len(own(trainer)) == 1
 
 
 # --- What fails.
