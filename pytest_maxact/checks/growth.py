@@ -1,4 +1,26 @@
-"""`growth`: in a series of checkpoints, neither M nor a site has left its own history."""
+"""`growth`: in a series of checkpoints, neither M nor a site has left its own history.
+
+The rule, for M and for each site that is part of M by itself, over logarithms of max|a|:
+
+1. The history is gone through from its oldest checkpoint on, and a value that had itself left what stood before it does not
+   become part of it. So a blow-up stays red as long as it lasts, and what comes back from one is green.
+2. The last `WINDOW` values that remain give a trend, the line of Theil and Sen (Sen 1968, Estimates of the regression
+   coefficient based on Kendall's tau): the median of the slopes of all pairs, and the median of what the slope leaves. It runs
+   over steps, or over checkpoints where a step is unknown or they do not rise. Fewer than `LEAST` values are no trend, and the
+   largest of them stands for it.
+3. The trend is carried on to the checkpoint at hand, but never down (a value that stops falling is no blow-up), and up by no
+   more than the largest rise between two neighbours in the window. That is what the history predicts.
+4. A value has left its history where it exceeds the prediction by a factor above growth^(1 + 1/n), n being how many values
+   remained: a short history predicts badly. Where the values scatter, `SCALES` robust standard deviations (1.4826 times the
+   median absolute residual) are allowed if that is more.
+
+Sites below a thousandth of what M's history predicts are left out, as `profile` does. A zero is no history: writes that start
+at zero tell no rate. A site that holds NaN or infinities, and held none at some checkpoint before, has left its history, too.
+A fall never fails. Slow growth that keeps its rate is what its history predicts: it is told in words where it will soon pass
+the largest number of FP16, and `growth_total` sets a limit to it.
+
+The constants were chosen on some training runs, misses and false alarms counted on others: tests/benchmarks/RESULTS.md.
+"""
 
 from __future__ import annotations
 
@@ -11,64 +33,307 @@ from dataclasses import dataclass
 from pytest_maxact.checks.verdict import Tolerance, Verdict
 from pytest_maxact.formats import FLOAT16
 from pytest_maxact.history import Key, Point
+from pytest_maxact.outcome import within_one_step
 from pytest_maxact.record import PART_OF_M
 from pytest_maxact.wording import number, ratio
 
 NAME = "growth"
 NEGLIGIBLE = 1000  # as in `profile`
 WINDOW = 8
+LEAST = 3
 SCALES = 5.0
-CONSISTENT = 1.4826  # times the median absolute deviation is the standard deviation of a normal distribution
+LARGEST_LOG = 700.0  # of a float64, about
+NORMAL = 1.4826  # times the median absolute deviation is a normal distribution's standard deviation
+AHEAD = 2.0  # a crossing is told of where it is at most so many lengths of the series away
 SHOWN = 8
+MOVERS = 3
+WRITES = ("embedding", "attention", "mlp")  # what is added up to the residual stream
 
 
 @dataclass(frozen=True)
-class Left:
-    """A site that left its history: its value now, what the history predicts, and their ratio."""
+class Trend:
+    """A line through logarithms of values over time, in steps or checkpoints.
 
-    key: Key
-    value: float
-    predicted: float
+    last: the time of the last value. level: the line's log value there. slope: its rise per unit of time. rise: the largest
+    rise of a log value between two neighbours, at least 0. scale: robust standard deviation of the log values around the line,
+    0 where they are too few. steady: whether three quarters of all pairs of values rise.
+    """
+
+    last: float
+    level: float
+    slope: float
+    rise: float
+    scale: float
+    steady: bool
+
+    @classmethod
+    def through(cls, times: Sequence[float], logs: Sequence[float]) -> Trend:
+        """The line through one or more values at rising times (rule 2)."""
+        rise = max([0.0, *(after - before for before, after in itertools.pairwise(logs))])
+        if len(logs) < LEAST:
+            return cls(times[-1], max(logs), 0.0, rise, 0.0, steady=False)
+        pairs = itertools.combinations(zip(times, logs, strict=True), 2)
+        slopes = sorted((log - earlier_log) / (time - earlier) for (earlier, earlier_log), (time, log) in pairs)
+        slope = statistics.median(slopes)
+        rests = [log - slope * (time - times[-1]) for time, log in zip(times, logs, strict=True)]
+        level = statistics.median(rests)
+        scale = NORMAL * statistics.median(abs(rest - level) for rest in rests)
+        return cls(times[-1], level, slope, rise, scale, steady=slopes[len(slopes) // 4] > 0)
+
+    def at(self, time: float) -> float:
+        """The log value that is predicted for a later time (rule 3)."""
+        return self.level + max(0.0, min(self.slope * (time - self.last), self.rise))
+
+
+@dataclass(frozen=True)
+class Course:
+    """The values of M or of a site, oldest first, the last one judged by the others.
+
+    kept: times and log values of those before the last that had not left their own history. predicted: what they predict for
+    the last, None where none remained. allowed: the most that it may be. since: the index from which on all to the last have
+    left, None where the last has not.
+    """
+
+    times: Sequence[float]
+    values: Sequence[float]
+    kept: list[tuple[float, float]]
+    predicted: float | None
+    allowed: float
+    since: int | None
+
+    @classmethod
+    def of(cls, times: Sequence[float], values: Sequence[float], growth: float) -> Course:
+        """Judge each value by those that remain before it; NaN and 0 are no history."""
+        kept: list[tuple[float, float]] = []
+        since = None
+        for index, (time, value) in enumerate(zip(times, values, strict=True)):
+            predicted, allowed = _predict(kept, time, growth)
+            since = (index if since is None else since) if value > allowed else None
+            if index < len(values) - 1 and 0 < value <= allowed:
+                kept.append((time, math.log(value)))
+        return cls(times, values, kept, predicted, allowed, since)
+
+    @property
+    def left(self) -> bool:
+        """Whether the last value left its history."""
+        return self.since is not None
+
+    @property
+    def factor(self) -> float:
+        """The last value over what was predicted, NaN where nothing was."""
+        return math.nan if self.predicted is None else self.values[-1] / self.predicted
+
+    def passes_in(self, limit: float) -> float | None:
+        """In how much time the trend passes a limit; None where it does not rise steadily, has left, or is beyond it."""
+        value = self.values[-1]
+        if self.left or not 0 < value <= limit:
+            return None
+        recent = [*self.kept, (self.times[-1], math.log(value))][-WINDOW:]
+        trend = Trend.through(*zip(*recent, strict=True))
+        return max(0.0, (math.log(limit) - trend.level) / trend.slope) if trend.steady else None
+
+
+def _predict(kept: Sequence[tuple[float, float]], time: float, growth: float) -> tuple[float | None, float]:
+    """What a history predicts for a time, and the most that is allowed then (rules 2 to 4)."""
+    if not kept:
+        return None, math.inf
+    trend = Trend.through(*zip(*kept[-WINDOW:], strict=True))
+    log = min(trend.at(time), LARGEST_LOG)
+    margin = max((1 + 1 / len(kept)) * math.log(growth), SCALES * trend.scale)
+    return math.exp(log), math.exp(min(log + margin, LARGEST_LOG))
+
+
+@dataclass(frozen=True)
+class _Series:
+    """A checkpoint with what stands before it, and the courses that follow from them.
+
+    times: steps where by_steps, else the numbers of the checkpoints. m: the course of M. sites: of the sites that are judged, in execution order. unfit: sites that are part of M and hold NaN
+    or infinities where there were none.
+    """
+
+    point: Point
+    history: Sequence[Point]
+    times: list[float]
+    by_steps: bool
+    m: Course
+    sites: dict[Key, Course]
+    unfit: list[Key]
+
+    @classmethod
+    def of(cls, point: Point, history: Sequence[Point], growth: float) -> _Series:
+        points = [*history, point]
+        times, by_steps = _times(points)
+        m = Course.of(times, [p.m for p in points], growth)
+        floor = (point.m if m.predicted is None else m.predicted) / NEGLIGIBLE
+        courses = {
+            key: Course.of(times, [p.values.get(key, math.nan) for p in points], growth)
+            for key, value in point.values.items()
+            if key[0] in PART_OF_M and value >= floor
+        }
+        sites = {key: course for key, course in courses.items() if course.predicted is not None}
+        unfit = [key for key in point.values if key in point.unfit and any(key not in p.unfit for p in history)]
+        return cls(point, history, times, by_steps, m, sites, unfit)
+
+    @property
+    def left(self) -> list[Key]:
+        """The sites that left their history, in execution order."""
+        return [key for key in self.point.values if key in self.unfit or (key in self.sites and self.sites[key].left)]
+
+    def origin(self) -> Key:
+        """Where it started, of the sites that left.
+
+        The residual stream is a sum, so what lifted it is the largest write into it, of those that left, up to the first
+        `hidden` layer that did. Where none is, the writes passed on less than they gathered: that `hidden` layer itself. Where
+        the stream did not leave, it is the write that left by most, else whatever was first. NaN and infinities spread to all
+        that follows: the first one ends the search, and is the answer where nothing left before it.
+        """
+        left = self.left
+        finite = list(itertools.takewhile(lambda key: key not in self.unfit, left))
+        if not finite:
+            return left[0]
+        lifted = next((index for index, (component, _) in enumerate(finite) if component == "hidden"), None)
+        writes = [key for key in finite[:lifted] if key[0] in WRITES]
+        if lifted is not None:
+            return max(writes, key=lambda key: self.point.values[key], default=finite[lifted])
+        return max(writes, key=lambda key: self.sites[key].factor, default=finite[0])
 
 
 def check(point: Point, history: Sequence[Point], tolerance: Tolerance) -> Verdict:
-    """Pass where M and every site stay within what their own history predicts.
+    """Pass where neither M nor a site that is part of it left its own history.
 
     Args:
         point: the checkpoint to judge.
         history: the checkpoints before it, oldest first.
-        tolerance: `growth` and `growth_total`.
+        tolerance: its `growth` and `growth_total` count.
 
     Returns:
-        The verdict; its value is M over the predecessor's M. Skipped where there is no predecessor.
+        The verdict. Its value is M over the predecessor's M, None where either has none. Skipped without a history.
 
     """
     if not history:
         return Verdict(NAME, "skipped", f"{point.label} has no predecessor")
-    times = _times([*history, point])
-    m = _judge([p.m for p in history], point.m, times, tolerance.growth)
-    floor = (point.m if m is None else min(m, point.m)) / NEGLIGIBLE
-    left = []
-    for key, value in point.values.items():
-        if key[0] not in PART_OF_M or not value >= floor:
-            continue
-        predicted = _judge([p.values.get(key, math.nan) for p in history], value, times, tolerance.growth)
-        if predicted is not None and value > predicted:
-            left.append(Left(key, value, predicted))
-    change = point.m / history[-1].m
-    summary = f"M = {number(point.m)}: {ratio(point.m, history[-1].m)} its predecessor's"
-    return Verdict(NAME, "failed" if left else "passed", summary, (), change)
+    if math.isnan(point.m):
+        return Verdict(NAME, "failed", "no site holds a finite value, so there is no M")
+    before, first = history[-1], history[0]
+    strange = [f"{_site(key)}: in {before.label}, not here" for key in before.values if key not in point.values]
+    strange += [f"{_site(key)}: not in {before.label}" for key in point.values if key not in before.values]
+    if strange:
+        summary = f"{len(strange)} sites are missing or new: all checkpoints of a series need the same architecture"
+        return Verdict(NAME, "failed", summary, _shown(strange))
+    series = _Series.of(point, history, tolerance.growth)
+    problems = _problems(series, tolerance)
+    remarks = _remarks(series)
+    change = f"M = {number(point.m)} at {point.peak}: {_times_of(point.m, before)} its predecessor {before.label}"
+    if len(history) > 1:
+        change += f", {_times_of(point.m, first)} the first {first.label}"
+    value = point.m / before.m if before.m > 0 else None
+    if not problems:
+        return Verdict(NAME, "passed", "; ".join([change, *remarks]), value=value)
+    details = [*_shown([f"{_site(key)}: {_change(key, series)}" for key in series.left]), _movers(series), *remarks]
+    return Verdict(NAME, "failed", "; ".join([change, *problems]), tuple(details), value)
 
 
-def _times(points: Sequence[Point]) -> list[float]:
-    """Steps where all are known and rise, else indices."""
-    steps = [p.step for p in points]
-    known = [float(step) for step in steps if step is not None]
-    if len(known) == len(points) and all(a < b for a, b in itertools.pairwise(known)):
-        return known
-    return [float(i) for i in range(len(points))]
+def _times(points: Sequence[Point]) -> tuple[list[float], bool]:
+    """Steps where all are known and rise, else the checkpoints' numbers, and which of them."""
+    steps = [p.step for p in points if p.step is not None]
+    by_steps = len(steps) == len(points) and all(earlier < later for earlier, later in itertools.pairwise(steps))
+    return [float(time) for time in (steps if by_steps else range(len(points)))], by_steps
 
 
-def _judge(values: Sequence[float], value: float, times: Sequence[float], growth: float) -> float | None:
-    """The most that a value may be."""
-    return None
+def _problems(series: _Series, tolerance: Tolerance) -> list[str]:
+    """What is wrong, each in words."""
+    point, first, left = series.point, series.history[0], series.left
+    problems = []
+    if left:
+        judged = len(set(series.sites).union(series.unfit))
+        origin = series.origin()
+        since = series.sites[origin].since if origin in series.sites else None
+        points = [*series.history, point]
+        when = f" since {points[since].label}" if since is not None and points[since] is not point else ""
+        cause = f"{_cause(origin)}{when} ({_change(origin, series)})"
+        problems.append(f"{len(left)} of {judged} sites left their own history, starting with the {cause}")
+    if series.m.left and not left:
+        problems.append(f"M left its own history, which predicts {_figure(series.m.predicted)}")
+    limit = tolerance.growth_total
+    if limit is not None and first.m > 0 and point.m > limit * first.m:
+        problems.append(f"more than {limit:g}x the first")
+    return problems
+
+
+def _cause(key: Key) -> str:
+    """A site as the place where growth began."""
+    component, layer = key
+    wordings = {
+        "attention": f"attention write of layer {layer}",
+        "mlp": f"MLP write of layer {layer}",
+        "gate": f"gate of the MLP write of layer {layer}",
+        "hidden": f"accumulation in the residual stream at hidden layer {layer}",
+        "embedding": "token embedding",
+        "final_norm": "final norm",
+    }
+    return wordings[component]
+
+
+def _change(key: Key, series: _Series) -> str:
+    """What happened to a site that left its history."""
+    if key in series.unfit:
+        return f"{series.point.unfit[key]:,} NaN or infinities, none before"
+    course = series.sites[key]
+    return f"{number(course.values[-1])}, {course.factor:.2f}x the {_figure(course.predicted)} that it predicts"
+
+
+def _remarks(series: _Series) -> list[str]:
+    """What is worth a word and no failure: M moved to another component, the Sun outcome flipped, FP16 is near."""
+    point, before = series.point, series.history[-1]
+    remarks = []
+    then = before.peak
+    if then not in (None, point.peak) and not within_one_step(point.values[then.component, then.layer], point.m):
+        remarks.append(f"M moved from {then} to {point.peak}")
+    if None not in (point.massive, before.massive) and point.massive != before.massive:
+        words = "massive activations now, none in" if point.massive else "no massive activations now, some in"
+        remarks.append(f"the Sun outcome flipped: {words} {before.label}")
+    crossing = _crossing(series)
+    return remarks if crossing is None else [*remarks, crossing]
+
+
+def _crossing(series: _Series) -> str | None:
+    """The site that soonest passes FP16's largest number if its trend goes on, where that is near (see `AHEAD`)."""
+    span = series.times[-1] - series.times[0]
+    waits = {key: course.passes_in(FLOAT16.largest) for key, course in series.sites.items()}
+    near = {key: wait for key, wait in waits.items() if wait is not None and wait <= AHEAD * span}
+    if not near:
+        return None
+    soonest = min(near, key=lambda key: near[key])  # of equals the first in execution order
+    if series.by_steps:
+        when = f"in {float(f'{max(near[soonest], 1.0):.2g}'):,.0f} steps"
+    else:
+        count = max(1, math.ceil(near[soonest]))
+        when = f"in about {count} checkpoint{'s' if count > 1 else ''}"
+    return f"at this rate {_site(soonest)} passes FP16's {FLOAT16.largest:,.0f} {when}"
+
+
+def _movers(series: _Series) -> str:
+    """The sites that rose most against the predecessor, in one line."""
+    before = series.history[-1].values
+    rises = {key: series.point.values[key] / before[key] for key in series.sites if before[key] > 0}
+    most = sorted(rises, key=lambda key: rises[key], reverse=True)[:MOVERS]
+    return "largest movers: " + ", ".join(f"{_site(key)} {rises[key]:.2f}x" for key in most)
+
+
+def _times_of(m: float, reference: Point) -> str:
+    return ratio(m, reference.m) if reference.m > 0 else "no ratio to"
+
+
+def _figure(value: float | None) -> str:
+    return "nothing" if value is None or math.isnan(value) else number(value)
+
+
+def _site(key: Key) -> str:
+    component, layer = key
+    return component if layer is None else f"`{component}` layer {layer}"
+
+
+def _shown(lines: list[str]) -> tuple[str, ...]:
+    """Lines for details, cut where there are many."""
+    hidden = len(lines) - SHOWN
+    return (*lines[:SHOWN], *([f"... and {hidden} more"] if hidden > 0 else []))

@@ -1,0 +1,107 @@
+"""Misses and false alarms of `growth` on real training runs: `python -m tests.benchmarks.growth_alarms`, 20 minutes on a CPU.
+
+RESULTS.md keeps what came out. A healthy run counts the checkpoints that failed of those judged (all but the first). A spiked
+one counts as caught where the first checkpoint after the spike, and none before it, failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytest_maxact.checkpoint import find, load
+from pytest_maxact.history import Point
+from pytest_maxact.record import Site
+from pytest_maxact.runner import measure
+from tests.training import train
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How runs are trained, and with how many of the seeds."""
+
+    title: str
+    spike: bool = False
+    seeds: int = 5
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+SETTINGS = (
+    Setting("as it should be"),
+    Setting("spike of 30 times the rate", spike=True),
+    Setting("spike of 10 times the rate", spike=True, changes={"times": 10.0}),
+    Setting(
+        "spike of 100 times the rate in the MLP of layer 1 alone",
+        spike=True,
+        seeds=2,
+        changes={"part": "layers.1.mlp", "times": 100.0},
+    ),
+    Setting(
+        "spike of 100 times the rate in the attention of layer 2 alone",
+        spike=True,
+        seeds=2,
+        changes={"part": "layers.2.self_attn", "times": 100.0},
+    ),
+    Setting("a third of the rate", seeds=2, changes={"rate": 1e-3}),
+    Setting("three times the rate, warm-up of 60", seeds=2, changes={"rate": 9e-3, "warmup": 60}),
+    Setting("no warm-up", seeds=2, changes={"warmup": 0}),
+    Setting("a checkpoint every 5 steps", seeds=2, changes={"every": 5}),
+    Setting("a checkpoint every 40 steps", seeds=2, changes={"every": 40}),
+)
+
+
+def series(setting: Setting, seed: int, cache: Path) -> list[Point]:
+    """The points of a run, from the cache where they are kept."""
+    changes = "".join(f"-{name}-{value}" for name, value in setting.changes.items())
+    kept = cache / f"{seed}-{'spike' if setting.spike else 'healthy'}{changes}.json"
+    if kept.exists():
+        return [read(line) for line in kept.read_text(encoding="utf-8").splitlines()]
+    points = []
+    with tempfile.TemporaryDirectory() as folder:
+        for path in train(Path(folder), seed=seed, spike=setting.spike, **setting.changes):
+            record = measure(load(find(str(path))), corpus="smoke")
+            points.append(Point.of(record, path.name, int(path.name.partition("-")[2])))
+    kept.write_text("".join(written(point) + "\n" for point in points), encoding="utf-8")
+    return points
+
+
+def written(point: Point) -> str:
+    """A point as a line of JSON."""
+    peak = None if point.peak is None else [point.peak.component, point.peak.layer]
+    pairs = {name: [[*key, value] for key, value in getattr(point, name).items()] for name in ("values", "unfit")}
+    return json.dumps([point.label, point.step, peak, point.m, pairs["values"], pairs["unfit"], point.massive])
+
+
+def read(line: str) -> Point:
+    """The point of such a line."""
+    label, step, peak, m, values, unfit, massive = json.loads(line)
+    return Point(
+        label,
+        step,
+        None if peak is None else Site(component=peak[0], layer=peak[1]),
+        m,
+        {(component, layer): value for component, layer, value in values},
+        {(component, layer): count for component, layer, count in unfit},
+        massive,
+    )
+
+
+def main() -> None:
+    """Train, judge and print; points are kept in the folder named on the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.growth_alarms", description=main.__doc__)
+    parser.add_argument("cache", type=Path)
+    parser.add_argument("--first-seed", type=int, default=0)
+    arguments = parser.parse_args()
+    arguments.cache.mkdir(parents=True, exist_ok=True)
+    for setting in SETTINGS:
+        for seed in range(arguments.first_seed, arguments.first_seed + setting.seeds):
+            points = series(setting, seed, arguments.cache)
+            print(setting.title, seed, len(points), flush=True)
+
+
+if __name__ == "__main__":
+    main()
