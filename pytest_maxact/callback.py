@@ -6,6 +6,7 @@ import inspect
 import logging
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -43,8 +44,10 @@ class MaxactCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
     `checkpoint-<step>.json`, as the Trainer names the checkpoint of that step, and bears the fingerprint of that one where it
     is saved.
 
-    Each measurement is judged by the check `growth` against those before it, also those of the run that is resumed. A
-    measurement that fails is told once and never ends the training.
+    Each measurement is judged by the check `growth` against those before it, also those of the run that is resumed. Where
+    `from_pretrained` gave the model, what it came with is the first of them. Fresh weights predict nothing, nor does a fresh
+    model's warm-up: there only NaN and infinities are judged. A measurement that breaks is told once and never ends the
+    training.
 
     Args:
         every: optimizer steps from one measurement to the next.
@@ -85,6 +88,8 @@ class MaxactCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
         self.folder = None if folder is None else Path(folder)
         self.tolerance = tolerance
         self._history: list[Point] = []
+        self._settled = 0  # the step from which on values predict the next ones
+        self._failing = False
         self._conditions: tuple[object, ...] | None = None
         self._told: set[str] = set()
 
@@ -92,8 +97,10 @@ class MaxactCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
         """Read back what the resumed run measured, and measure what training starts from."""
-        self._history, self._conditions = [], None
+        self._history, self._conditions, self._failing = [], None, False
         self._told.clear()
+        pretrained = getattr(kwargs["model"], "name_or_path", "")
+        self._settled = 0 if pretrained else max(1, args.get_warmup_steps(state.max_steps))
         # The log came back with the run that is resumed; the folder may also hold records of runs that were given up.
         steps = [entry["step"] for entry in state.log_history if PAUSE in entry]
         if state.is_world_process_zero:
@@ -174,12 +181,18 @@ class MaxactCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
         return Point.of(record, _label(step), step)
 
     def _judge(self, point: Point) -> bool:
-        """Whether the check fails; if so the log has its words."""
-        verdict = growth.check(point, self._history, self.tolerance)
+        """Whether the check fails; if so the log has its words, in full only where the measurement before was good."""
+        history = [before if self._predicts(before) else _without_values(before) for before in self._history]
+        verdict = growth.check(point, history, self.tolerance)
         if verdict.failed:
             end = "; training stops here, as on_growth='stop' asks" if self.on_growth == "stop" else ""
-            logger.warning("maxact: step %d: %s%s", point.step, verdict, end)
+            text = verdict.summary if self._failing else str(verdict)
+            logger.warning("maxact: step %d: %s%s", point.step, text, end)
+        self._failing = verdict.failed
         return verdict.failed
+
+    def _predicts(self, point: Point) -> bool:
+        return point.step is not None and point.step >= self._settled
 
     def _read_back(self, folder: Path, steps: list[int]) -> None:
         for step in steps:
@@ -202,6 +215,11 @@ class MaxactCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
 def _label(step: int) -> str:
     """How the Trainer names the checkpoint of a step."""
     return f"checkpoint-{step}"
+
+
+def _without_values(point: Point) -> Point:
+    """A point that predicts nothing, and still says where all was finite."""
+    return replace(point, peak=None, m=math.nan, values=dict.fromkeys(point.values, math.nan))
 
 
 def _figures(record: Measurement, point: Point, previous: Point | None) -> dict[str, float]:

@@ -251,9 +251,34 @@ def test_the_tolerance_is_the_users(run: Run, corpus: Corpus, told: pytest.LogCa
     assert words(told) == []
 
 
-def test_figures_that_are_not_finite_are_counted_and_not_logged(run: Run, corpus: Corpus) -> None:
-    trainer = run.trainer(MaxactCallback(every=2, corpus=corpus), max_steps=2, rate=lambda step: math.nan)
+def test_what_stays_wrong_is_told_in_full_once(run: Run, corpus: Corpus, told: pytest.LogCaptureFixture) -> None:
+    run.trainer(MaxactCallback(every=4, corpus=corpus), rate=spiked, max_steps=28).train()
+    assert ["\n" in text for text in words(told)] == [True, False]
+
+
+@pytest.mark.parametrize(("name", "warmup", "steps"), [("base", 0, [4, 8]), ("", 0, [8]), ("", 8, []), ("base", 8, [4, 8])])
+def test_fresh_weights_and_their_warm_up_predict_nothing(
+    run: Run, corpus: Corpus, told: pytest.LogCaptureFixture, name: str, warmup: int, steps: list[int]
+) -> None:
+    trainer = run.trainer(
+        MaxactCallback(every=4, corpus=corpus),
+        max_steps=8,
+        warmup_steps=warmup,
+        rate=lambda step: 300.0 if step in (1, 5) else 1.0,
+    )
+    trainer.model.name_or_path = name
     trainer.train()
+    assert [text.split(":")[1] for text in words(told)] == [f" step {step}" for step in steps]
+
+
+def test_figures_that_are_not_finite_are_counted_and_not_logged(
+    run: Run, corpus: Corpus, told: pytest.LogCaptureFixture
+) -> None:
+    callback = MaxactCallback(every=2, corpus=corpus, on_growth="stop")
+    trainer = run.trainer(callback, rate=lambda step: math.nan, warmup_steps=10)
+    trainer.train()
+    assert trainer.state.global_step == 2
+    assert words(told)[0].startswith("maxact: step 2: no site holds a finite value")
     last = [entry for entry in trainer.state.log_history if "maxact/seconds" in entry][-1]
     assert last["maxact/nonfinite"] > 0
     assert not {"maxact/M", "maxact/hidden", "maxact/growth"} & last.keys()
