@@ -9,13 +9,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pytest_maxact.callback import MaxactCallback
     from pytest_maxact.checks import compare
     from pytest_maxact.record import Baseline, Measurement
     from pytest_maxact.runner import measure
 
-__all__ = ["Baseline", "Measurement", "compare", "measure"]
+__all__ = ["Baseline", "MaxactCallback", "Measurement", "compare", "measure"]
 
-_HOMES = {"Baseline": "record", "Measurement": "record", "compare": "checks", "measure": "runner"}
+_HOMES = {
+    "Baseline": "record",
+    "MaxactCallback": "callback",
+    "Measurement": "record",
+    "compare": "checks",
+    "measure": "runner",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -38,6 +38,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
             raise AnatomyError(f"the model is sharded ({kind}): {TO_MEASURE_SHARDED}")
     if any("DTensor" in _classes(parameter) for parameter in model.parameters()):
         raise AnatomyError(f"the model is sharded (its parameters are DTensors): {TO_MEASURE_SHARDED}")
+    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):  # each forward waits for all processes
+        raise AnatomyError(f"the model is sharded (DeepSpeed ZeRO stage 3): {TO_MEASURE_SHARDED}")
     return model
 
 

@@ -187,6 +187,13 @@ def test_a_model_of_distributed_tensors_is_refused() -> None:
         measure(model, batches=BATCHES)
 
 
+def test_a_model_sharded_by_deepspeed_is_refused() -> None:
+    model = language_model()
+    model.lm_head.weight.ds_id = 0  # what stage 3 of ZeRO puts on each parameter
+    with pytest.raises(AnatomyError, match=rf"^the model is sharded \(DeepSpeed ZeRO stage 3\): {SHARDED_ADVICE}"):
+        measure(model, batches=BATCHES)
+
+
 def test_the_cost_of_observing_is_that_of_the_model_inside() -> None:
     corpus = Corpus("ids", (Sample("a", "x", input_ids=tuple(IDS[0].tolist())),))
     assert overhead(DataParallel(language_model()), None, corpus).tokens == 7
