@@ -344,8 +344,6 @@ def test_choices_are_listed(project: Project, option: str) -> None:
 
 
 def test_options_that_exclude_each_other_are_refused(project: Project) -> None:
-    two = project.problem(f"--maxact-model={project.checkpoint}", "--maxact-model=other")
-    assert two == "--maxact-model was given 2 times: one run measures one checkpoint"
     assert "exclude each other" in project.problem("--maxact-update", "--maxact-update-new")
 
 
