@@ -3,7 +3,8 @@
 The rule, for M and for each site that is part of M by itself, over logarithms of max|a|:
 
 1. The history is gone through from its oldest checkpoint on, and a value that had itself left what stood before it does not
-   become part of it. So a blow-up stays red as long as it lasts, and what comes back from one is green.
+   become part of it. So a blow-up stays red as long as it lasts, and what comes back from one is green. Only a history of fewer
+   than `LEAST` values gives way, to the next `LEAST` in a row that left it: the first steps from random weights are no measure.
 2. The last `WINDOW` values that remain give a trend, the line of Theil and Sen (Sen 1968, Estimates of the regression
    coefficient based on Kendall's tau): the median of the slopes of all pairs, and the median of what the slope leaves. It runs
    over steps, or over checkpoints where a step is unknown or they do not rise. Fewer than `LEAST` values are no trend, and the
@@ -11,8 +12,8 @@ The rule, for M and for each site that is part of M by itself, over logarithms o
 3. The trend is carried on to the checkpoint at hand, but never down (a value that stops falling is no blow-up), and up by no
    more than the largest rise between two neighbours in the window. That is what the history predicts.
 4. A value has left its history where it exceeds the prediction by a factor above growth^(1 + 1/n), n being how many values
-   remained: a short history predicts badly. Where the values scatter, `SCALES` robust standard deviations (1.4826 times the
-   median absolute residual) are allowed if that is more.
+   remained, and above growth^2 where they are no trend: a short history predicts badly. Where the values scatter, `SCALES`
+   robust standard deviations (1.4826 times the median absolute residual) are allowed if that is more.
 
 Sites below a thousandth of what M's history predicts are left out, as `profile` does. A zero is no history: writes that start
 at zero tell no rate. A site that holds NaN or infinities, and held none at some checkpoint before, has left its history, too.
@@ -106,11 +107,15 @@ class Course:
         """Judge each value by those that remain before it; NaN and 0 are no history."""
         kept: list[tuple[float, float]] = []
         since = None
+        out: list[tuple[float, float]] = []
         for index, (time, value) in enumerate(zip(times, values, strict=True)):
+            if len(kept) < LEAST <= len(out):
+                kept, out = out, []
             predicted, allowed = _predict(kept, time, growth)
             since = (index if since is None else since) if value > allowed else None
-            if index < len(values) - 1 and 0 < value <= allowed:
-                kept.append((time, math.log(value)))
+            if index < len(values) - 1 and value > 0:
+                out = [*out, (time, math.log(value))] if value > allowed else []
+                kept = kept if value > allowed else [*kept, (time, math.log(value))]
         return cls(times, values, kept, predicted, allowed, since)
 
     @property
@@ -139,7 +144,8 @@ def _predict(kept: Sequence[tuple[float, float]], time: float, growth: float) ->
         return None, math.inf
     trend = Trend.through(*zip(*kept[-WINDOW:], strict=True))
     log = min(trend.at(time), LARGEST_LOG)
-    margin = max((1 + 1 / len(kept)) * math.log(growth), SCALES * trend.scale)
+    exponent = 2 if len(kept) < LEAST else 1 + 1 / len(kept)
+    margin = max(exponent * math.log(growth), SCALES * trend.scale)
     return math.exp(log), math.exp(min(log + margin, LARGEST_LOG))
 
 
@@ -147,8 +153,8 @@ def _predict(kept: Sequence[tuple[float, float]], time: float, growth: float) ->
 class _Series:
     """A checkpoint with what stands before it, and the courses that follow from them.
 
-    times: steps where by_steps, else the numbers of the checkpoints. m: the course of M. sites: of the sites that are judged, in execution order. unfit: sites that are part of M and hold NaN
-    or infinities where there were none.
+    times: steps where by_steps, else the numbers of the checkpoints. m: the course of M. sites: of the sites that are judged,
+    in execution order. unfit: sites that are part of M and hold NaN or infinities where there were none.
     """
 
     point: Point
@@ -218,7 +224,8 @@ def check(point: Point, history: Sequence[Point], tolerance: Tolerance) -> Verdi
     strange = [f"{_site(key)}: in {before.label}, not here" for key in before.values if key not in point.values]
     strange += [f"{_site(key)}: not in {before.label}" for key in point.values if key not in before.values]
     if strange:
-        summary = f"{len(strange)} sites are missing or new: all checkpoints of a series need the same architecture"
+        what = "1 site is" if len(strange) == 1 else f"{len(strange)} sites are"
+        summary = f"{what} missing or new: all checkpoints of a series need the same architecture"
         return Verdict(NAME, "failed", summary, _shown(strange))
     series = _Series.of(point, history, tolerance.growth)
     problems = _problems(series, tolerance)

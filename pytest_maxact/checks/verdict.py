@@ -71,10 +71,10 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one check, named as in `CHECKS`, says of a measurement.
+    """What one check, named as in `CHECKS` or `growth`, says of a measurement.
 
     `summary` is one line; `details` are further lines of a failure; `value` is the one figure that was judged, where
-    there is one: M of `maximum`, the ratio of `dominance`, the margin of `sun`.
+    there is one: M of `maximum`, the ratio of `dominance`, the margin of `sun`, M over the predecessor's of `growth`.
     """
 
     check: str
