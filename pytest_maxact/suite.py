@@ -108,7 +108,8 @@ class GrowthItem(MeasuredItem):
         if verdict.outcome == "skipped":
             pytest.skip(verdict.summary)
         if verdict.failed:
-            pytest.fail(str(verdict), pytrace=False)
+            known = growth.check(history[-1], history[:-1], result.tolerance).failed
+            pytest.fail(verdict.summary if known else str(verdict), pytrace=False)  # in full where it began
 
 
 class CheckItem(MeasuredItem):
