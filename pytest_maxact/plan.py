@@ -151,7 +151,7 @@ def plan_series(settings: Settings) -> tuple[dict[Member, Plan], str | None]:
             reason = f"{settings.json} is no folder and cannot be made one ({cause.strerror})"
             raise SettingsError(f"--maxact-json of a series names a folder for its records, and {reason}") from None
     plans: dict[Member, Plan] = {}
-    plan, *_, newest = None, *settings.series
+    plan, newest = None, settings.series[-1]
     for member in settings.series:
         try:
             plan = Plan.of(settings.of(member), plan)

@@ -71,8 +71,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     from pytest_maxact.session import Session
 
     session = Session.of(config)
-    lines = series_lines(session.rows())
-    newest = [result for task in session.series[-1:] if (result := task.finished()) is not None]
+    newest = [result for task in session.series if (result := task.finished()) is not None][-1:]
+    lines = series_lines(session.rows(), newest[0].tolerance) if newest else []
     for result in [*newest, *session.results()]:
         if result.measurement is not None:
             lines += [*summary(result.measurement, result.baseline, reused=result.reused), *result.changes]

@@ -7,7 +7,9 @@ import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from pytest_maxact.checks import growth
 from pytest_maxact.checks.sun import describe
+from pytest_maxact.checks.verdict import Tolerance
 from pytest_maxact.history import Point
 from pytest_maxact.record import Baseline, Measurement, Overhead, Peak, Site
 from pytest_maxact.wording import number, ratio, token_in_context
@@ -61,8 +63,8 @@ class Row(NamedTuple):
     reused: bool
 
 
-def series_lines(rows: Sequence[Row]) -> list[str]:
-    """A line a checkpoint: step, M, the factor by which it grew, where it is."""
+def series_lines(rows: Sequence[Row], tolerance: Tolerance) -> list[str]:
+    """A line a checkpoint: step, M, the factor by which it grew, where it is; and how the newest one stands to the others."""
     if not rows:
         return []
     reused = sum(row.reused for row in rows)
@@ -82,6 +84,9 @@ def series_lines(rows: Sequence[Row]) -> list[str]:
             f"{line}{number(row.point.m):>13}{grown:>9}  {row.point.peak}{', NaN or infinities' if row.point.unfit else ''}"
         )
         before = row.point.m
+    points = [row.point for row in rows if row.point is not None]
+    if len(points) > 1:
+        lines += _wrapped(growth.check(points[-1], points[:-1], tolerance).summary, hanging="  ")
     return lines
 
 
