@@ -218,6 +218,8 @@ def test_scatter_widens_what_is_allowed() -> None:
         ({ATTENTION: 90.0, MLP: 900.0, HIDDEN: 1300.0}, "MLP write of layer 1"),  # 90 of 1300 are not what lifted it
         ({("attention", 0): 90.0, MLP: 900.0, HIDDEN: 1300.0, ("mlp", 2): 2000.0}, "MLP write of layer 1"),
         ({("attention", 0): 90.0, MLP: 900.0}, "MLP write of layer 1"),  # the stream took no notice of either
+        ({ATTENTION: 400.0, MLP: 900.0, HIDDEN: 1300.0}, "MLP write of layer 1"),
+        ({("gate", 0): 200.0, HIDDEN: 1300.0}, "accumulation in the residual stream at hidden layer 1"),
         ({HIDDEN: 1300.0, ("mlp", 2): 900.0}, "accumulation in the residual stream at hidden layer 1"),
         ({GATE: 400.0}, "gate of the MLP write of layer 1"),
         ({EMBEDDING: 900.0, ("hidden", 0): 1300.0}, "token embedding"),
@@ -235,7 +237,7 @@ def test_where_it_started(changes: dict[Key, float], words: str) -> None:
     [
         ({}, [MLP, HIDDEN, FINAL_NORM], "MLP write of layer 1 (3 NaN or infinities, none before)"),
         ({MLP: NAN, HIDDEN: NAN}, [MLP, HIDDEN], "MLP write of layer 1 (3 NaN or infinities, none before)"),
-        ({("attention", 0): 5e4}, [MLP, HIDDEN], "attention write of layer 0 ("),
+        ({("attention", 0): 80.0}, [MLP, HIDDEN], "attention write of layer 0 ("),
         ({FINAL_NORM: 5e4}, [HIDDEN], "accumulation in the residual stream at hidden layer 1 (3 NaN"),
     ],
 )
