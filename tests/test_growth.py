@@ -113,6 +113,10 @@ def test_a_fall_is_no_failure() -> None:
     assert outcomes(series(1, 1, 1, 1, 0.01, 0.01, 0.02)) == "pppppp"
 
 
+def test_to_stop_falling_is_no_failure() -> None:
+    assert outcomes(series(64, 32, 16, 8, 4, 4, 4, 4, 4, 16)) == "p" * 9
+
+
 def test_early_training_rises_quickly_and_levels_off() -> None:
     rising = [1 - math.exp(-number / 3) for number in range(1, 15)]
     assert rising[1] / rising[0] > 1.7
@@ -308,9 +312,8 @@ def test_a_trend_that_nears_fp16_is_told_in_words() -> None:
 
 
 def test_noise_is_no_trend() -> None:
-    points = [
-        point(number, {HIDDEN: 60000.0 * factor}) for number, factor in enumerate([1, 1.05, 0.98, 1.03, 1, 1.06, 0.97, 1.02])
-    ]
+    noise = [0.95, 1.05, 0.96, 1.03, 1, 1.06, 0.99, 1.06]  # the median slope is above 0
+    points = [point(number, {HIDDEN: 60000.0 * factor}) for number, factor in enumerate(noise)]
     assert "FP16" not in last(points).summary
 
 
