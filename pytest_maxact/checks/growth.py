@@ -9,8 +9,9 @@ The rule, for M and for each site that is part of M by itself, over logarithms o
    coefficient based on Kendall's tau): the median of the slopes of all pairs, and the median of what the slope leaves. It runs
    over steps, or over checkpoints where a step is unknown or they do not rise. Fewer than `LEAST` values are no trend, and the
    largest of them stands for it.
-3. The trend is carried on to the checkpoint at hand, but never down (a value that stops falling is no blow-up), and up by no
-   more than the largest rise between two neighbours in the window. That is what the history predicts.
+3. A falling trend counts as level, at the median: that a value stops falling or comes back is no blow-up. A rising one is
+   carried on to the checkpoint at hand, by no more than the largest rise between two neighbours in the window. That is what the
+   history predicts.
 4. A value has left its history where it exceeds the prediction by a factor above growth^(1 + 1/n), n being how many values
    remained, and above growth^2 where they are no trend: a short history predicts badly. Where the values scatter, `SCALES`
    robust standard deviations (1.4826 times the median absolute residual) are allowed if that is more.
@@ -55,9 +56,9 @@ WRITES = ("embedding", "attention", "mlp")  # what is added up to the residual s
 class Trend:
     """A line through logarithms of values over time, in steps or checkpoints.
 
-    last: the time of the last value. level: the line's log value there. slope: its rise per unit of time. rise: the largest
-    rise of a log value between two neighbours, at least 0. scale: robust standard deviation of the log values around the line,
-    0 where they are too few. steady: whether three quarters of all pairs of values rise.
+    last: the time of the last value. level: the line's log value there. slope: its rise per unit of time, at least 0. rise: the
+    largest rise of a log value between two neighbours, at least 0. scale: robust standard deviation of the log values around
+    the line, 0 where they are too few. steady: whether three quarters of all pairs of values rise.
     """
 
     last: float
@@ -75,7 +76,7 @@ class Trend:
             return cls(times[-1], max(logs), 0.0, rise, 0.0, steady=False)
         pairs = itertools.combinations(zip(times, logs, strict=True), 2)
         slopes = sorted((log - earlier_log) / (time - earlier) for (earlier, earlier_log), (time, log) in pairs)
-        slope = statistics.median(slopes)
+        slope = max(0.0, statistics.median(slopes))
         rests = [log - slope * (time - times[-1]) for time, log in zip(times, logs, strict=True)]
         level = statistics.median(rests)
         scale = NORMAL * statistics.median(abs(rest - level) for rest in rests)
@@ -83,7 +84,7 @@ class Trend:
 
     def at(self, time: float) -> float:
         """The log value that is predicted for a later time (rule 3)."""
-        return self.level + max(0.0, min(self.slope * (time - self.last), self.rise))
+        return self.level + min(self.slope * (time - self.last), self.rise)
 
 
 @dataclass(frozen=True)
