@@ -46,7 +46,8 @@ LEAST = 3
 SCALES = 5.0
 LARGEST_LOG = 700.0  # of a float64, about
 NORMAL = 1.4826  # times the median absolute deviation is a normal distribution's standard deviation
-AHEAD = 2.0  # a crossing is told of where it is at most so many lengths of the series away
+AHEAD = 2.0  # a crossing is told of where it is at most so many lengths of the series away,
+NEAR = 100  # and from a value of at least this part of the limit: no rate lasts for ever
 SHOWN = 8
 MOVERS = 3
 WRITES = ("embedding", "attention", "mlp")  # what is added up to the residual stream
@@ -130,9 +131,9 @@ class Course:
         return math.nan if self.predicted is None else self.values[-1] / self.predicted
 
     def passes_in(self, limit: float) -> float | None:
-        """In how much time the trend passes a limit; None where it does not rise steadily, has left, or is beyond it."""
+        """In how much time the trend passes a limit; None where it does not rise steadily, has left, is far off or beyond."""
         value = self.values[-1]
-        if self.left or not 0 < value <= limit:
+        if self.left or not limit / NEAR <= value <= limit:
             return None
         recent = [*self.kept, (self.times[-1], math.log(value))][-WINDOW:]
         trend = Trend.through(*zip(*recent, strict=True))
