@@ -378,6 +378,7 @@ def points_of(folder: Path, *, spike: bool) -> list[Point]:
     return [Point.of(measure(load(find(str(path))), corpus="smoke"), path.name, int(path.name.split("-")[1])) for path in paths]
 
 
+@pytest.mark.training
 def test_a_real_training_run_turns_red_at_the_spike_and_not_without_it(tmp_path: Path) -> None:
     """About a minute: a real training run of 14 checkpoints, once with a spike of the learning rate and once without."""
     healthy = points_of(tmp_path / "healthy", spike=False)
