@@ -47,8 +47,8 @@ class Reference:
     """A checkpoint that was found and looks whole.
 
     `id` names it in records: the hub id, or the last part of a path. `repository` is set where weights come from the Hub,
-    and `revision` is then the commit. `weights` are file names in `folder`, known once they are there; so is
-    `fingerprint`, the sha256 over config and weights.
+    and `revision` is then the commit. `weights` are file names in `folder`, known once they are there; so are
+    `fingerprint`, the sha256 over config and weights, and `stamps`, size and time (ns) of each of these files then.
     """
 
     id: str
@@ -60,6 +60,12 @@ class Reference:
     revision: str | None = None
     trust_remote_code: bool = False
     fingerprint: str | None = None
+    stamps: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def files(self) -> list[Path]:
+        """What the fingerprint is over."""
+        return [self.folder / name for name in (() if self.gguf else ("config.json",)) + self.weights]
 
     @property
     def text_config(self) -> Any:
@@ -131,6 +137,8 @@ def load(reference: Reference, *, dtype: str = "auto", device: torch.device | st
             f"checkpoint {reference.id} lacks {len(missing)} weights of its architecture (the first: {missing[0]}), which "
             "would be filled with random numbers: save it again with save_pretrained()"
         )
+    if _stamps(reference) != reference.stamps:
+        raise CheckpointError(f"checkpoint {reference.id} was written to while it was loaded: measure it when it is whole")
     return Checkpoint(reference, model.eval().to(device), load_tokenizer(reference))
 
 
@@ -149,9 +157,9 @@ def fetch(reference: Reference, remembered: Remembered | None = None) -> Referen
         return reference
     if reference.repository is not None:
         reference = _fetch_weights(reference)
-    files = [reference.folder / name for name in (() if reference.gguf else ("config.json",)) + reference.weights]
+    files, stamps = reference.files, _stamps(reference)
     digest = _digest(files) if remembered is None else remembered(files, _digest)
-    return replace(reference, fingerprint=digest)
+    return replace(reference, fingerprint=digest, stamps=stamps)
 
 
 def small_files_digest(reference: Reference) -> str:
@@ -371,6 +379,14 @@ def _load_model(reference: Reference, dtype: str) -> tuple[Any, Any]:
     return auto_class.from_pretrained(  # type: ignore[no-any-return]
         str(reference.folder), config=reference.config, local_files_only=True, output_loading_info=True, **options
     )
+
+
+def _stamps(reference: Reference) -> tuple[tuple[int, int], ...]:
+    try:
+        return tuple((stat.st_size, stat.st_mtime_ns) for stat in (file.stat() for file in reference.files))
+    except OSError as cause:
+        reason = f"{cause.filename}: {cause.strerror}"
+        raise CheckpointError(f"checkpoint {reference.id} is not what it was ({reason}): has it been deleted?") from None
 
 
 def _digest(files: Sequence[Path]) -> str:
