@@ -153,12 +153,12 @@ class Task:
         return self.session.read(self.folder)
 
     def point(self) -> Point | None:
-        """What a series keeps of it; None where nothing was measured, or not yet."""
+        """What a series keeps of it, made from the result once; None where nothing could be measured."""
         assert self.member is not None
         if self._point is None:
-            result = self.finished()
-            if result is not None and result.measurement is not None:
-                self._point = Point.of(result.measurement, self.member.label, self.member.step)
+            measurement = self.result().measurement
+            if measurement is not None:
+                self._point = Point.of(measurement, self.member.label, self.member.step)
         return self._point
 
     def planned(self) -> Plan:
