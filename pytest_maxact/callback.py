@@ -26,6 +26,7 @@ from pytest_maxact.runner import measure
 
 OnGrowth = Literal["warn", "stop"]
 FOLDER = "maxact"
+MATRICES = 32  # looked at to tell whether a model is trained
 PAUSE = "maxact/seconds"  # in every entry that this callback logs
 
 logger = logging.getLogger(__name__)
@@ -44,10 +45,9 @@ class MaxactCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
     `checkpoint-<step>.json`, as the Trainer names the checkpoint of that step, and bears the fingerprint of that one where it
     is saved.
 
-    Each measurement is judged by the check `growth` against those before it, also those of the run that is resumed. Where
-    `from_pretrained` gave the model, what it came with is the first of them. Fresh weights predict nothing, nor does a fresh
-    model's warm-up: there only NaN and infinities are judged. A measurement that breaks is told once and never ends the
-    training.
+    Each measurement is judged by the check `growth` against those before it, also those of the run that is resumed. What a
+    trained model came with is the first of them. Fresh weights predict nothing, nor does a fresh model's warm-up: there only
+    NaN and infinities are judged. A measurement that breaks is told once and never ends the training.
 
     Args:
         every: optimizer steps from one measurement to the next.
@@ -89,7 +89,6 @@ class MaxactCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
         self.tolerance = tolerance
         self._history: list[Point] = []
         self._settled = 0  # the step from which on values predict the next ones
-        self._failing = False
         self._conditions: tuple[object, ...] | None = None
         self._told: set[str] = set()
 
@@ -97,10 +96,9 @@ class MaxactCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
         """Read back what the resumed run measured, and measure what training starts from."""
-        self._history, self._conditions, self._failing = [], None, False
+        self._history, self._conditions = [], None
         self._told.clear()
-        pretrained = getattr(kwargs["model"], "name_or_path", "")
-        self._settled = 0 if pretrained else max(1, args.get_warmup_steps(state.max_steps))
+        self._settled = max(1, args.get_warmup_steps(state.max_steps)) if _is_fresh(kwargs["model"]) else 0
         # The log came back with the run that is resumed; the folder may also hold records of runs that were given up.
         steps = [entry["step"] for entry in state.log_history if PAUSE in entry]
         if state.is_world_process_zero:
@@ -186,9 +184,7 @@ class MaxactCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
         verdict = growth.check(point, history, self.tolerance)
         if verdict.failed:
             end = "; training stops here, as on_growth='stop' asks" if self.on_growth == "stop" else ""
-            text = verdict.summary if self._failing else str(verdict)
-            logger.warning("maxact: step %d: %s%s", point.step, text, end)
-        self._failing = verdict.failed
+            logger.warning("maxact: step %d: %s%s", point.step, verdict, end)
         return verdict.failed
 
     def _predicts(self, point: Point) -> bool:
@@ -210,6 +206,21 @@ class MaxactCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
         if reason not in self._told:
             self._told.add(reason)
             logger.warning("maxact: %s (the same failure is not told again): %s", what, reason)
+
+
+def _is_fresh(model: nn.Module) -> bool:
+    """Whether a model's weights were never trained: most matrices still have the spread that they are made with.
+
+    What `from_pretrained` gave has a name; what `from_config` gave may have its config's.
+    """
+    if not getattr(model, "name_or_path", ""):
+        return True
+    spread = getattr(getattr(model, "config", None), "initializer_range", None)
+    if not spread:
+        return False
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() == 2][:MATRICES]
+    same = [math.isclose(float(matrix.detach().float().std()), spread, rel_tol=0.05) for matrix in matrices]
+    return 2 * sum(same) > len(same)
 
 
 def _label(step: int) -> str:

@@ -83,13 +83,17 @@ def _settings(config: pytest.Config, named: Named) -> Settings:
     """The session's settings, or what a marker makes of them: it writes no file, and a model it names has its own baseline."""
     from dataclasses import replace
 
+    from pytest_maxact.errors import SettingsError
+    from pytest_maxact.series import is_glob
     from pytest_maxact.settings import Settings, located
 
     settings = Settings.from_pytest(config)
     if named == Named():
         return settings
-    changed: dict[str, Any] = {"json": None, "update": False, "update_new": False, "benchmark": False}
+    changed: dict[str, Any] = {"json": None, "update": False, "update_new": False, "benchmark": False, "series": ()}
     if named.model is not None:
+        if is_glob(named.model):
+            raise SettingsError(f"the marker maxact names one checkpoint, and model={named.model!r} is a pattern")
         changed |= {"model": located(config.rootpath, named.model)}
         changed |= {} if settings.baseline == "none" else {"baseline": "auto"}
     if named.corpus is not None:
@@ -184,14 +188,17 @@ def maxact_baseline(
 
     how = "in Python, with Baseline.of(record).save(FILE)"
     if _maxact_task is not None and isinstance(maxact_model, ModelUnderTest):
-        stored, baseline = _maxact_task.planned().stored, _maxact_task.measured("maxact_baseline")[1].baseline
+        stored, result = _maxact_task.planned().stored, _maxact_task.measured("maxact_baseline")[1]
+        if result.baseline is None and result.unwanted is not None:
+            pytest.skip(result.unwanted)
+        baseline = result.baseline
         how = f"with pytest --maxact-model={_maxact_task.settings.model} --maxact-update, or {how}"
     else:
         with told_in_a_line():
             settings = Settings.from_pytest(request.config)
             stored = look_up(settings.baseline, maxact_measurement.model.id, settings.baselines)
             baseline = stored.baseline
-    if not stored.wanted:
+    if not stored.wanted and baseline is None:
         pytest.skip("no baseline is wanted: --maxact-baseline=none")
     if baseline is None:
         model = maxact_measurement.model.id

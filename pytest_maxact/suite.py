@@ -106,8 +106,7 @@ class GrowthItem(MeasuredItem):
         if verdict.outcome == "skipped":
             pytest.skip(verdict.summary)
         if verdict.failed:
-            known = growth.check(history[-1], history[:-1], result.tolerance).failed
-            pytest.fail(verdict.summary if known else str(verdict), pytrace=False)  # in full where it began
+            pytest.fail(str(verdict), pytrace=False)
 
 
 class CheckItem(MeasuredItem):

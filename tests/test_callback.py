@@ -256,9 +256,18 @@ def test_what_stays_wrong_is_told_in_full_once(run: Run, corpus: Corpus, told: p
     assert ["\n" in text for text in words(told)] == [True, False]
 
 
-@pytest.mark.parametrize(("name", "warmup", "steps"), [("base", 0, [4, 8]), ("", 0, [8]), ("", 8, []), ("base", 8, [4, 8])])
+@pytest.mark.parametrize(
+    ("name", "spread", "warmup", "steps"),
+    [
+        ("base", 1.2, 0, [4, 8]),
+        ("base", 1.2, 8, [4, 8]),
+        ("", 1.0, 0, [8]),
+        ("", 1.0, 8, []),
+        ("base", 1.0, 8, []),  # a new model of a trained one's config
+    ],
+)
 def test_fresh_weights_and_their_warm_up_predict_nothing(
-    run: Run, corpus: Corpus, told: pytest.LogCaptureFixture, name: str, warmup: int, steps: list[int]
+    run: Run, corpus: Corpus, told: pytest.LogCaptureFixture, name: str, spread: float, warmup: int, steps: list[int]
 ) -> None:
     trainer = run.trainer(
         MaxactCallback(every=4, corpus=corpus),
@@ -267,6 +276,9 @@ def test_fresh_weights_and_their_warm_up_predict_nothing(
         rate=lambda step: 300.0 if step in (1, 5) else 1.0,
     )
     trainer.model.name_or_path = name
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.mul_(spread)
     trainer.train()
     assert [text.split(":")[1] for text in words(told)] == [f" step {step}" for step in steps]
 

@@ -33,9 +33,7 @@ def test_one_that_is_written_to_while_it_loads_is_refused(copy: Path) -> None:
 def test_one_that_is_deleted_before_it_is_read_is_one_line(copy: Path) -> None:
     reference = find(str(copy))
     shutil.rmtree(copy)
-    with pytest.raises(
-        CheckpointError, match=r"checkpoint copy is not what it was \(.*No such file.*\): has"
-    ):
+    with pytest.raises(CheckpointError, match=r"checkpoint copy is not what it was \(.*No such file.*\): has"):
         fetch(reference)
 
 

@@ -239,8 +239,8 @@ def test_where_it_started(changes: dict[Key, float], words: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "unfit", "words"),
     [
-        ({}, [MLP, HIDDEN, FINAL_NORM], "MLP write of layer 1 (3 NaN or infinities, none before)"),
-        ({MLP: NAN, HIDDEN: NAN}, [MLP, HIDDEN], "MLP write of layer 1 (3 NaN or infinities, none before)"),
+        ({}, [MLP, HIDDEN, FINAL_NORM], "MLP write of layer 1 (3 NaN or infinities)"),
+        ({MLP: NAN, HIDDEN: NAN}, [MLP, HIDDEN], "MLP write of layer 1 (3 NaN or infinities)"),
         ({("attention", 0): 80.0}, [MLP, HIDDEN], "attention write of layer 0 ("),
         ({FINAL_NORM: 5e4}, [HIDDEN], "accumulation in the residual stream at hidden layer 1 (3 NaN"),
     ],

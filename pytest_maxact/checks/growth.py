@@ -187,6 +187,13 @@ class _Series:
         """The sites that left their history, in execution order."""
         return [key for key in self.point.values if key in self.unfit or (key in self.sites and self.sites[key].left)]
 
+    def since(self, key: Key) -> Point:
+        """The checkpoint from which on to the last a site has left."""
+        points = [*self.history, self.point]
+        if key not in self.unfit:
+            return points[self.sites[key].since or 0]
+        return list(itertools.takewhile(lambda p: key in p.unfit, reversed(points)))[-1]
+
     def origin(self) -> Key:
         """Where it started, of the sites that left.
 
@@ -215,7 +222,8 @@ def check(point: Point, history: Sequence[Point], tolerance: Tolerance) -> Verdi
         tolerance: its `growth` and `growth_total` count.
 
     Returns:
-        The verdict. Its value is M over the predecessor's M, None where either has none. Skipped without a history.
+        The verdict. Its value is M over the predecessor's M, None where either has none. Skipped without a history. Sites are
+        listed where something begins, not at each checkpoint for which it lasts.
 
     """
     if not history:
@@ -238,7 +246,8 @@ def check(point: Point, history: Sequence[Point], tolerance: Tolerance) -> Verdi
     value = point.m / before.m if before.m > 0 else None
     if not problems:
         return Verdict(NAME, "passed", "; ".join([change, *remarks]), value=value)
-    details = [*_shown([f"{_site(key)}: {_change(key, series)}" for key in series.left]), _movers(series), *remarks]
+    sites = [] if _old(series) else [*_shown([f"{_site(key)}: {_change(key, series)}" for key in series.left]), _movers(series)]
+    details = [*sites, *remarks]
     return Verdict(NAME, "failed", "; ".join([change, *problems]), tuple(details), value)
 
 
@@ -256,9 +265,7 @@ def _problems(series: _Series, tolerance: Tolerance) -> list[str]:
     if left:
         judged = len(set(series.sites).union(series.unfit))
         origin = series.origin()
-        since = series.sites[origin].since if origin in series.sites else None
-        points = [*series.history, point]
-        when = f" since {points[since].label}" if since is not None and points[since] is not point else ""
+        when = "" if (since := series.since(origin)) is point else f" since {since.label}"
         cause = f"{_cause(origin)}{when} ({_change(origin, series)})"
         problems.append(f"{len(left)} of {judged} sites left their own history, starting with the {cause}")
     if series.m.left and not left:
@@ -267,6 +274,11 @@ def _problems(series: _Series, tolerance: Tolerance) -> list[str]:
     if limit is not None and first.m > 0 and point.m > limit * first.m:
         problems.append(f"more than {limit:g}x the first")
     return problems
+
+
+def _old(series: _Series) -> bool:
+    """Whether what is wrong began at an earlier checkpoint, which told the sites."""
+    return bool(series.left) and series.since(series.origin()) is not series.point
 
 
 def _cause(key: Key) -> str:
@@ -286,7 +298,7 @@ def _cause(key: Key) -> str:
 def _change(key: Key, series: _Series) -> str:
     """What happened to a site that left its history."""
     if key in series.unfit:
-        return f"{series.point.unfit[key]:,} NaN or infinities, none before"
+        return f"{series.point.unfit[key]:,} NaN or infinities"
     course = series.sites[key]
     return f"{number(course.values[-1])}, {course.factor:.2f}x the {_figure(course.predicted)} that it predicts"
 
