@@ -15,7 +15,7 @@ from pytest_maxact.config import BENCHMARK, SERIES, SUITE, names_the_suite
 from pytest_maxact.errors import MaxactError
 from pytest_maxact.progress import Watcher
 from pytest_maxact.report.properties import properties
-from pytest_maxact.series import spoken
+from pytest_maxact.series import missing, spoken
 from pytest_maxact.session import Session
 from pytest_maxact.settings import Settings
 from pytest_maxact.suite import SeriesSuite, Suite
@@ -47,14 +47,15 @@ class Active:
             )
         # A model that only an ini file names is looked for when a test asks, where the checks are off.
         asked = (self.wanted or bool(config.getoption("maxact_model"))) and not hasattr(config, "workerinput")
-        session, self.left_out = Session.of(config), None
+        session = Session.of(config)
         if self.series:
             plans: dict[Member, Plan] = {}
             if asked:
                 from pytest_maxact.plan import plan_series
 
-                plans, self.left_out = plan_series(settings)  # raises what is wrong, before anything is collected
+                plans, left_out = plan_series(settings)  # raises what is wrong, before anything is collected
                 self.series = config.stash[SERIES] = tuple(plans)
+                session.remarks = [*missing(self.series), *left_out]
             session.add_series(replace(settings, series=self.series), plans)
             self.tasks = session.series
         else:
@@ -68,15 +69,20 @@ class Active:
     def _check_names(self, settings: Settings) -> None:
         """Refuse node ids of no check, and of those that were not asked for."""
         labels = [member.label for member in self.series]
-        for name in sorted(self.only):
+        known = [*CHECKS, GROWTH] if self.series else [*CHECKS]
+        for name in sorted(self.only.difference(labels)):
             label, _, check = name.rpartition("::") if self.series else ("", "", name)
-            if self.series and name in labels:
-                continue
+            if self.series and name in known:
+                raise MaxactError(
+                    f"maxact::{name} names no checkpoint of the series: maxact::{labels[-1]}::{name}, or -k {name}"
+                )
             if self.series and label not in labels:
-                raise MaxactError(f"there is no checkpoint maxact::{label or check}: there are {', '.join(labels)}")
-            if check not in {*CHECKS, BENCHMARK} | ({GROWTH} if self.series else set()):
-                known = ", ".join([*CHECKS, GROWTH] if self.series else CHECKS)
-                raise MaxactError(f"there is no check maxact::{name}: there are {known}")
+                there = ", ".join(labels if len(labels) <= 6 else [*labels[:3], "...", labels[-1]])
+                raise MaxactError(f"there is no checkpoint maxact::{label or check}: there are {there}")
+            if name == GROWTH:
+                raise MaxactError("maxact::growth needs a series: name the earlier checkpoints too, or a glob")
+            if check not in (*known, BENCHMARK):
+                raise MaxactError(f"there is no check maxact::{name}: there are {', '.join(known)}")
             if check == "headroom" and not settings.formats:
                 raise MaxactError(f"maxact::{name} needs a number format to check: add --maxact-format=NAME")
             if check == BENCHMARK and not settings.benchmark:
@@ -92,9 +98,9 @@ class Active:
         if plan is None:
             return []
         if self.series:
-            left_out = [] if self.left_out is None else [f"maxact: {self.left_out}"]
+            remarks = [f"maxact: {remark}" for remark in Session.of(self.config).remarks]
             baseline = settings.baseline if any(member.compared for member in self.series) else "none"
-            return [f"maxact: {spoken(self.series)}, corpus {plan.corpus.id}, baseline {baseline}", *left_out]
+            return [f"maxact: {spoken(self.series)}, corpus {plan.corpus.id}, baseline {baseline}", *remarks]
         source: Path | str | None = plan.stored.source
         if source is None:
             source = "not there yet" if plan.stored.wanted else "none"

@@ -24,6 +24,7 @@ from pytest_maxact.errors import first_line as _first_line
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+TRAINERS_OWN = ("training_args", "optimizer", "scheduler", "scaler", "rng_state")  # beside the weights, and none
 # What a repository's decoder and tokenizer need besides the weights.
 SMALL_FILES = (
     "config.json",
@@ -318,7 +319,9 @@ def _weights(folder: Path, name: str) -> tuple[str, ...]:
         return (SINGLE,)
     if any(folder.glob("adapter_model*")):
         raise CheckpointError(f"checkpoint {name} is an adapter: merge it into its base model with merge_and_unload() first")
-    pickled = sorted(file.name for pattern in PICKLED for file in folder.glob(pattern))
+    pickled = sorted(
+        file.name for pattern in PICKLED for file in folder.glob(pattern) if not file.name.startswith(TRAINERS_OWN)
+    )
     if pickled:
         raise CheckpointError(_pickled(str(folder), f"only pickled weights ({pickled[0]})"))
     raise CheckpointError(f"checkpoint {name} holds no weights (looked for {SINGLE} and {INDEX} in {folder.absolute()})")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
+from pytest_maxact.errors import MeasurementError
 from pytest_maxact.record import Measurement, Site
+from pytest_maxact.series import named_step
 
 Key = tuple[str, int | None]
 """Component and layer of a site; the layer is None where a model has the component once."""
@@ -45,3 +49,32 @@ class Point:
             },
             massive=None if measurement.sun is None else measurement.sun.passes,
         )
+
+
+def recorded(folders: Iterable[Path], like: Measurement, before: int) -> list[Point]:
+    """What is known from records of checkpoints that may be gone: those of earlier steps, measured as `like` was.
+
+    Args:
+        folders: where records lie, named by their checkpoints, as `checkpoint-500.json`.
+        like: a record of the series; others count where model shape, dtype, corpus and its limits are the same.
+        before: the step of the first checkpoint that is still there.
+
+    """
+    found: dict[int, Point] = {}
+    for path in sorted(path for folder in folders for path in folder.glob("*.json")):
+        step = named_step(path.stem)
+        if step is None or step >= before or step in found:
+            continue
+        try:
+            record = Measurement.load(path)
+        except MeasurementError:
+            continue  # of another schema, or no record
+        if _conditions(record) == _conditions(like):
+            found[step] = Point.of(record, path.stem, step)
+    return [found[step] for step in sorted(found)]
+
+
+def _conditions(record: Measurement) -> tuple[object, ...]:
+    model, corpus = record.model, record.corpus
+    shape = (model.model_type, model.layers, model.hidden_size, model.dtype)
+    return (*shape, corpus.digest, corpus.tokens, corpus.max_length, corpus.special_tokens)

@@ -26,7 +26,7 @@ from pytest_maxact.checkpoint import (
 )
 from pytest_maxact.checks import Tolerance
 from pytest_maxact.corpus import Corpus, SpecialTokens, check_tokenizer, check_vocabulary, load_corpus
-from pytest_maxact.errors import BaselineError, CheckpointError, SettingsError
+from pytest_maxact.errors import BaselineError, CheckpointError, CorpusError, SettingsError
 from pytest_maxact.record import MEASUREMENT_SCHEMA, Baseline, Measurement, sidecar_of
 from pytest_maxact.resources import data_folder
 from pytest_maxact.runner import Progress, measure
@@ -137,8 +137,8 @@ class Plan:
         return measurement.model_copy(update={"overhead": cost})
 
 
-def plan_series(settings: Settings) -> tuple[dict[Member, Plan], str | None]:
-    """The plans of a series, and why the newest checkpoint is left out where it is still being written.
+def plan_series(settings: Settings) -> tuple[dict[Member, Plan], list[str]]:
+    """The plans of a series, and a line that says so where the newest checkpoint is left out, since it is still being written.
 
     Raises:
         MaxactError: with one line on the first thing that is wrong with any of them, or that keeps them from being compared.
@@ -155,10 +155,11 @@ def plan_series(settings: Settings) -> tuple[dict[Member, Plan], str | None]:
     for member in settings.series:
         try:
             plan = Plan.of(settings.of(member), plan)
-        except CheckpointError as cause:
-            if member is newest and member.matched and plans and _being_written(Path(member.model)):
-                return plans, f"{member.label} is left out: it is still being written ({cause})"
-            raise
+        except (CheckpointError, CorpusError) as cause:  # the tokenizer comes after the weights
+            if plan is not None and member is newest and member.matched and _being_written(Path(member.model)):
+                reason = str(cause).rpartition(": ")[0] or str(cause)  # advice is no use here
+                return plans, [f"{member.label} is left out: it is still being written ({reason})"]
+            raise type(cause)(f"{member.label} of the series: {cause}") from None
         compared = plan.stored.wanted or settings.baseline == PREVIOUS
         plans[replace(member, compared=compared)] = plan
         first = next(iter(plans.values()))
@@ -167,7 +168,7 @@ def plan_series(settings: Settings) -> tuple[dict[Member, Plan], str | None]:
                 f"a series is of one architecture and dtype: {next(iter(plans)).label} is {_kind(first)}, {member.label} is "
                 f"{_kind(plan)}; run them apart"
             )
-    return plans, None
+    return plans, []
 
 
 def _kind(plan: Plan) -> str:

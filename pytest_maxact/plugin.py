@@ -72,7 +72,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
     session = Session.of(config)
     newest = [result for task in session.series if (result := task.finished()) is not None][-1:]
-    lines = series_lines(session.rows(), newest[0].tolerance) if newest else []
+    lines = []
+    for result in newest:
+        past = [] if result.measurement is None else session.past(result.measurement)
+        lines = series_lines(session.rows(), past, session.remarks, result.tolerance)
     for result in [*newest, *session.results()]:
         if result.measurement is not None:
             lines += [*summary(result.measurement, result.baseline, reused=result.reused), *result.changes]

@@ -6,7 +6,7 @@ import glob
 import itertools
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,14 +55,14 @@ def members(models: Sequence[str]) -> tuple[Member, ...]:
         SettingsError: where a pattern matches nothing.
 
     """
-    named = {name for name in models if not is_glob(name)}
-    ordered: dict[str, bool] = {}  # a glob may match what is named too
+    named = {_place(name) for name in models if not is_glob(name)}
+    places: dict[str, str] = {}  # a glob may match what is named too, and a link what it leads to
     for given in models:
         for name in matches(given) if is_glob(given) else [given]:
-            ordered[name] = name not in named
+            places.setdefault(_place(name), name)
     found = [
-        Member(name, label, step_of(name), matched)
-        for (name, matched), label in zip(ordered.items(), _labels(list(ordered)), strict=True)
+        Member(name, label, step_of(name), place not in named)
+        for (place, name), label in zip(places.items(), _labels(list(places.values())), strict=True)
     ]
     if len({member.step for member in found} - {None}) < len(found):
         return tuple(replace(member, step=None) for member in found)
@@ -78,8 +78,13 @@ def step_of(model: str) -> int | None:
             return step
     except (OSError, ValueError, KeyError, TypeError):
         pass  # no Trainer wrote it, or not all of it yet
-    named = _STEP.findall(re.split(r"[/@]", model.rstrip("/"))[-1])
-    return int(named[-1]) if named else None
+    return named_step(model)
+
+
+def named_step(name: str) -> int | None:
+    """The training step that the last part of a name tells, as in `checkpoint-500`; None where there is none."""
+    found = _STEP.findall(re.split(r"[/@]", name.rstrip("/"))[-1])
+    return int(found[-1]) if found else None
 
 
 def gaps(steps: Sequence[int]) -> list[tuple[int, int]]:
@@ -101,6 +106,11 @@ def _labels(names: Sequence[str]) -> list[str]:
     return [f"{label}-{number}" for number, label in enumerate(labels, 1)]
 
 
+def _place(name: str) -> str:
+    """Where a path leads; a name that is no path is itself."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
 def _may_be_checkpoint(path: str) -> bool:
     folder = Path(path)
     if not folder.is_dir():
@@ -112,17 +122,16 @@ def _natural(path: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", path)]
 
 
-def spoken(members: Iterable[Member]) -> str:
+def spoken(members: Sequence[Member]) -> str:
     """The series in a few words, for the header."""
-    listed = list(members)
-    first, last = listed[0], listed[-1]
-    steps = [member.step for member in listed if member.step is not None]
-    count = f"series of {len(listed)} checkpoint{'s' if len(listed) > 1 else ''}"
-    if len(listed) == 1:
-        return f"{count}, {first.label}"
-    missing = "".join(f"; none between steps {before:,} and {after:,}" for before, after in gaps(steps)[:3])
-    return (
-        f"{count}, {first.label} to {last.label}{missing}"
-        if steps
-        else f"{count}, {first.label} to {last.label}, steps unknown"
-    )
+    first, last = members[0], members[-1]
+    if len(members) == 1:
+        return f"series of 1 checkpoint, {first.label}"
+    steps = "" if first.step is not None else ", steps unknown"
+    return f"series of {len(members)} checkpoints, {first.label} to {last.label}{steps}"
+
+
+def missing(members: Sequence[Member]) -> list[str]:
+    """Where a checkpoint seems to be missing, in words."""
+    steps = [member.step for member in members if member.step is not None]
+    return [f"no checkpoint between steps {before:,} and {after:,}" for before, after in gaps(steps)]

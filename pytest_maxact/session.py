@@ -24,7 +24,7 @@ from filelock import FileLock
 from pytest_maxact.checks import Tolerance
 from pytest_maxact.config import shared_folder
 from pytest_maxact.errors import BaselineError, MaxactError, first_line
-from pytest_maxact.history import Point
+from pytest_maxact.history import Point, recorded
 from pytest_maxact.record import Baseline, Measurement, write_atomically
 from pytest_maxact.report.terminal import Row
 from pytest_maxact.reuse import Store
@@ -65,6 +65,8 @@ class Session:
         self.folder = shared_folder(config)
         self.command = getattr(config, "workerinput", {}).get("maxact_command") or config.invocation_params.args
         self.series: list[Task] = []
+        self.remarks: list[str] = []
+        self._past: list[Point] | None = None
         self._tasks: dict[str, Task] = {}
         self._read: OrderedDict[Path, Result] = OrderedDict()
 
@@ -100,14 +102,25 @@ class Session:
                 self._read.popitem(last=False)
         return self._read[folder]
 
+    def past(self, like: Measurement) -> list[Point]:
+        """What records tell of checkpoints before the series: those `MaxactCallback` left beside it, and in --maxact-json."""
+        if self._past is None:
+            first = self.series[0]
+            assert first.member is not None
+            beside = Path(first.member.model).parent / RECORDS
+            folders = [beside] if first.settings.json is None else [beside, first.settings.json.parent]
+            self._past = [] if first.member.step is None else recorded(folders, like, first.member.step)
+        return self._past
+
     def rows(self) -> list[Row]:
-        """The series for the terminal, as far as it is through."""
+        """The series for the terminal; what was not asked for has neither a point nor an error."""
         rows = []
         for task in self.series:
+            assert task.member is not None
             result = task.finished()
-            if result is not None and task.member is not None:
-                error = None if result.error is None else first_line(Exception(result.error))
-                rows.append(Row(task.member.label, task.member.step, task.point(), error, result.reused))
+            point = None if result is None else task.point()
+            error = None if result is None or result.error is None else result.error.splitlines()[0]
+            rows.append(Row(task.member.label, task.member.step, point, error, reused=result is not None and result.reused))
         return rows
 
     def results(self) -> Iterator[Result]:
@@ -284,6 +297,7 @@ def told_in_a_line() -> Iterator[None]:
         raise pytest.fail.Exception(str(cause), pytrace=False) from None
 
 
+RECORDS = "maxact"  # the folder of the callback
 HELD = 2  # results in memory: a checkpoint's own and its predecessor's
 RESULT, RECORD, BASELINE = "result.json", "record.json", "baseline.json"
 

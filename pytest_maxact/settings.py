@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import math
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,8 +93,8 @@ class Settings:
             rtol=_positive(raw, "rtol") or 0.0,
             site_rtol=_positive(raw, "site_rtol") or 0.0,
             two_sided=bool(raw["two_sided"]),
-            growth=_positive(raw, "growth") or 0.0,
-            growth_total=_positive(raw, "growth_total"),
+            growth=_factor(raw, "growth") or 0.0,
+            growth_total=_factor(raw, "growth_total"),
             ceiling=_positive(raw, "ceiling"),
             formats=tuple(dict.fromkeys(raw["format"] or ())),
             suite=raw["suite"],
@@ -155,8 +157,9 @@ def _given(config: pytest.Config, option: Option) -> Any:
 
 
 def _located_or_pattern(folder: Path, name: str) -> str:
-    path = str(folder / Path(name).expanduser())
-    return path if is_glob(path) else located(folder, name)
+    if not is_glob(name) or (folder / name).exists():
+        return located(folder, name)
+    return os.path.join(glob.escape(str(folder)), Path(name).expanduser())
 
 
 def _whole(raw: dict[str, Any], name: str) -> int | None:
@@ -167,6 +170,13 @@ def _whole(raw: dict[str, Any], name: str) -> int | None:
     if not (digits.isascii() and digits.isdigit() and len(digits) < 19 and int(digits)):
         raise SettingsError(f"--maxact-{name.replace('_', '-')}={text} is no whole number from 1")
     return int(text)
+
+
+def _factor(raw: dict[str, Any], name: str) -> float | None:
+    value = _positive(raw, name)
+    if value is not None and value <= 1:
+        raise SettingsError(f"--maxact-{name.replace('_', '-')}={raw[name]} is no factor above 1, such as 2")
+    return value
 
 
 def _positive(raw: dict[str, Any], name: str) -> float | None:

@@ -96,8 +96,9 @@ class GrowthItem(MeasuredItem):
 
     def runtest(self) -> None:
         """Measure what is not measured yet of the series so far, and judge."""
-        history = [point for task in self.task.earlier if (point := task.point()) is not None]
-        _, result = self.task.measured(self.nodeid)
+        before = [point for task in self.task.earlier if (point := task.point()) is not None]
+        measurement, result = self.task.measured(self.nodeid)
+        history = [*self.task.session.past(measurement), *before]
         point = self.task.point()
         assert point is not None
         verdict = growth.check(point, history, result.tolerance)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_maxact.errors import SettingsError
-from pytest_maxact.series import gaps, is_glob, matches, members, spoken, step_of
+from pytest_maxact.series import gaps, is_glob, matches, members, missing, spoken, step_of
 
 
 def run(folder: Path, *names: str) -> list[str]:
@@ -116,6 +116,19 @@ def test_gaps_are_where_a_checkpoint_is_missing() -> None:
 
 def test_the_series_in_words(tmp_path: Path) -> None:
     names = run(tmp_path, *(f"checkpoint-{step}" for step in (100, 200, 300, 500)))
-    assert spoken(members(names)) == "series of 4 checkpoints, checkpoint-100 to checkpoint-500; none between steps 300 and 500"
+    assert spoken(members(names)) == "series of 4 checkpoints, checkpoint-100 to checkpoint-500"
+    assert missing(members(names)) == ["no checkpoint between steps 300 and 500"]
     assert spoken(members(names[:1])) == "series of 1 checkpoint, checkpoint-100"
     assert spoken(members(["a", "b"])) == "series of 2 checkpoints, a to b, steps unknown"
+    assert missing(members(["a", "b"])) == []
+
+
+def test_a_link_and_another_spelling_are_no_second_checkpoint(tmp_path: Path) -> None:
+    first, second = run(tmp_path, "checkpoint-1", "checkpoint-2")
+    (tmp_path / "checkpoint-latest").symlink_to(second)
+    found = members([f"{tmp_path}/checkpoint-*", f"{tmp_path}/./checkpoint-1/"])
+    assert [(member.label, member.step, member.matched) for member in found] == [
+        ("checkpoint-1", 1, False),
+        ("checkpoint-2", 2, True),
+    ]
+    assert found[0].model == first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import textwrap
 from collections.abc import Sequence
@@ -54,7 +55,7 @@ def summary(measurement: Measurement, baseline: Baseline | None, *, reused: bool
 
 
 class Row(NamedTuple):
-    """One checkpoint of a series: what was measured, or the error that kept it from that."""
+    """One checkpoint of a series: what was measured, or the error that kept it from that; neither where nobody asked."""
 
     label: str
     step: int | None
@@ -63,31 +64,37 @@ class Row(NamedTuple):
     reused: bool
 
 
-def series_lines(rows: Sequence[Row], tolerance: Tolerance) -> list[str]:
-    """A line a checkpoint: step, M, the factor by which it grew, where it is; and how the newest one stands to the others."""
-    if not rows:
+def series_lines(rows: Sequence[Row], past: Sequence[Point], remarks: Sequence[str], tolerance: Tolerance) -> list[str]:
+    """A line a checkpoint: step, M, the factor by which it grew, where it is; and how the newest one stands to the others.
+
+    `past` is what records tell of checkpoints before those.
+    """
+    asked = [row for row in rows if row.point is not None or row.error is not None]
+    if not asked:
         return []
     reused = sum(row.reused for row in rows)
-    count = f"series: {len(rows)} checkpoint{'s' if len(rows) > 1 else ''}"
-    lines = [f"{count}, {reused} reused; --maxact-fresh measures anew" if reused else count]
-    width = min(max(len("checkpoint"), *(len(row.label) for row in rows)), 30)
+    count = f"{len(asked)} of {len(rows)}" if len(asked) < len(rows) else str(len(rows))
+    lines = [f"series: {count} checkpoint{'s' if len(rows) > 1 else ''}"]
+    lines[0] += f", {reused} reused; --maxact-fresh measures anew" if reused else ""
+    width = min(max(len("checkpoint"), *(len(row.label) for row in asked)), 30)
     lines.append(f"{'checkpoint':<{width}}{'step':>12}{'M':>13}{'growth':>9}  at")
-    before = None
-    for row in rows:
+    for before, row in itertools.pairwise([None, *rows]):
+        assert row is not None
         label = row.label if len(row.label) <= width else "…" + row.label[1 - width :]
         line = f"{label:<{width}}{'' if row.step is None else format(row.step, ','):>12}"
-        if row.point is None or row.point.peak is None:
+        if row.point is not None and row.point.peak is not None:
+            last = None if before is None else before.point
+            grown = "" if last is None else ratio(row.point.m, last.m)
+            unfit = ", NaN or infinities" if row.point.unfit else ""
+            lines.append(f"{line}{number(row.point.m):>13}{grown:>9}  {row.point.peak}{unfit}")
+        elif row in asked:
             lines += _wrapped(f"{line}  {row.error or 'no site holds a finite value'}", hanging="  ")
-            continue
-        grown = "" if before is None else ratio(row.point.m, before)
-        lines.append(
-            f"{line}{number(row.point.m):>13}{grown:>9}  {row.point.peak}{', NaN or infinities' if row.point.unfit else ''}"
-        )
-        before = row.point.m
-    points = [row.point for row in rows if row.point is not None]
-    if len(points) > 1:
+    points = [*past, *(row.point for row in rows if row.point is not None)]
+    if past:
+        remarks = [f"{len(past)} earlier checkpoint{'s are' if len(past) > 1 else ' is'} known from records", *remarks]
+    if len(points) > 1 and len(asked) == len(rows):
         lines += _wrapped(growth.check(points[-1], points[:-1], tolerance).summary, hanging="  ")
-    return lines
+    return lines + [line for remark in remarks for line in _wrapped(remark, hanging="  ")]
 
 
 def _quantized(measurement: Measurement, peak: Peak) -> str:

@@ -163,10 +163,36 @@ def test_a_pasted_node_id_measures_what_it_needs(run: Run) -> None:
     assert run.loaded == ["checkpoint-1000"]
 
 
+def test_a_chosen_checkpoint_does_not_count_as_the_one_before(run: Run) -> None:
+    result = run.pytest("maxact::checkpoint-500::finite", "maxact::checkpoint-1500::finite")
+    result.stdout.fnmatch_lines(["series: 2 of 3 checkpoints", "checkpoint-1500 * 1,500 *[0-9]           [a-z]*"])
+
+
+def test_records_tell_of_checkpoints_that_are_gone(run: Run) -> None:
+    for step in (2000, 2500, 3000):
+        run.save(step)
+    assert run.pytest("--maxact-json=records").ret == 0
+    for step in (500, 1000, 1500, 2000, 2500, 3000):
+        shutil.rmtree(run.folder / f"checkpoint-{step}")
+    run.save(3500, factor=50)
+    run.save(4000, factor=50)
+    assert run.pytest().ret == 0  # nothing tells that it was otherwise
+    result = run.pytest("--maxact-json=records")
+    assert result.ret == 1
+    assert [name for name, outcome in run.user.seen.items() if outcome == "failed"] == [
+        "maxact::checkpoint-3500::growth",
+        "maxact::checkpoint-4000::growth",
+    ]
+    result.stdout.fnmatch_lines(["6 earlier checkpoints are known from records"])
+    (run.user.folder / "records").rename(run.folder / "maxact")  # where the Trainer's callback writes
+    assert run.pytest().ret == 1
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("maxact::checkpoint-7", "there is no checkpoint maxact::checkpoint-7: there are checkpoint-500, checkpoint-1000, *"),
+        ("maxact::growth", "maxact::growth names no checkpoint of the series: maxact::checkpoint-1500::growth, or -k growth"),
         ("maxact::checkpoint-500::grow", "there is no check maxact::checkpoint-500::grow: there are finite, *, growth"),
     ],
 )
@@ -195,6 +221,19 @@ def test_a_checkpoint_that_is_still_being_written_is_left_out_and_told(run: Run)
     result.stdout.fnmatch_lines(["maxact: checkpoint-2000 is left out: it is still being written (*holds no weights*)"])
 
 
+@pytest.mark.parametrize("gone", [["model.safetensors", "tokenizer*"], ["tokenizer*"]])
+def test_what_the_trainer_writes_beside_the_weights_is_none_of_them(run: Run, gone: list[str]) -> None:
+    folder = run.save(2000)
+    (folder / "training_args.bin").write_bytes(b"")
+    (folder / "optimizer.pt").write_bytes(b"")
+    for file in [file for pattern in gone for file in folder.glob(pattern)]:
+        file.unlink()
+    result = run.pytest("-q")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["checkpoint-2000 is left out: it is still being written (*"])
+    result.stdout.no_fnmatch_line("*convert it*")
+
+
 def test_half_of_its_weights_are_no_checkpoint_either(run: Run) -> None:
     weights = run.save(2000) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
@@ -211,7 +250,7 @@ def test_a_broken_checkpoint_that_nobody_writes_any_more_is_status_4(run: Run) -
         os.utime(path, (hour_ago, hour_ago))
     result = run.pytest()
     assert result.ret == 4
-    result.stderr.fnmatch_lines(["ERROR: checkpoint checkpoint-2000 holds no weights*"])
+    result.stderr.fnmatch_lines(["ERROR: checkpoint-2000 of the series: checkpoint checkpoint-2000 holds no weights*"])
 
 
 def test_a_broken_checkpoint_in_the_middle_or_named_is_status_4(run: Run) -> None:
@@ -242,7 +281,9 @@ def test_a_missing_step_is_told(run: Run) -> None:
     for step in (2000, 3000, 3500):
         run.save(step)
     result = run.pytest("--collect-only")
-    result.stdout.fnmatch_lines(["maxact: series of 6 checkpoints, *; none between steps 2,000 and 3,000, corpus *"])
+    result.stdout.fnmatch_lines(["maxact: series of 6 checkpoints, *", "maxact: no checkpoint between steps 2,000 and 3,000"])
+    result = run.pytest("-q", "-k", "finite")
+    result.stdout.fnmatch_lines(["*= maximum activations =*", "no checkpoint between steps 2,000 and 3,000"])
 
 
 def test_a_cache_of_an_older_schema_is_measured_anew(run: Run) -> None:
@@ -259,6 +300,8 @@ def test_a_cache_of_an_older_schema_is_measured_anew(run: Run) -> None:
     [
         (["--maxact-update"], "an update writes the baseline of one checkpoint, and a series was named: name that checkpoint"),
         (["--maxact-json=texts.jsonl"], "--maxact-json of a series names a folder*texts.jsonl is no folder*"),
+        (["--maxact-growth=1"], "--maxact-growth=1 is no factor above 1, such as 2"),
+        (["--maxact-growth-total=no"], "--maxact-growth-total=no is no number above 0"),
         (["--maxact-model=nothing-*"], "--maxact-model=*nothing-[*] matches no checkpoint folder*"),
     ],
 )
@@ -283,6 +326,13 @@ def test_a_checkpoint_that_breaks_leaves_the_others(run: Run) -> None:
     assert run.user.seen["maxact::checkpoint-1000::finite"] == "failed"
     assert run.user.seen["maxact::checkpoint-1500::growth"] == "passed"
     result.stdout.fnmatch_lines(["checkpoint-1000 * 1,000  checkpoint checkpoint-1000 lacks 1 weights*"])
+
+
+def test_the_baseline_fixture_is_the_checkpoint_before(run: Run) -> None:
+    run.user.pytester.makepyfile("def test_own(maxact_baseline):\n    assert maxact_baseline.model.id == 'checkpoint-1000'\n")
+    assert run.pytest("-k", "own", baseline="previous").ret == 0
+    assert list(run.user.seen.values()) == ["passed"]
+    run.pytest("-k", "own", "-rs").stdout.fnmatch_lines(["*no baseline for checkpoint-1500; `growth` compares with *"])
 
 
 def test_the_fixtures_are_of_the_last_checkpoint(run: Run) -> None:
