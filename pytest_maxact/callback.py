@@ -20,12 +20,11 @@ from pytest_maxact.checks import growth
 from pytest_maxact.checks.verdict import Tolerance
 from pytest_maxact.corpus import Corpus, load_corpus
 from pytest_maxact.errors import MaxactError, SettingsError, first_line
-from pytest_maxact.history import Point
+from pytest_maxact.history import RECORDS, Point
 from pytest_maxact.record import Measurement
 from pytest_maxact.runner import measure
 
 OnGrowth = Literal["warn", "stop"]
-FOLDER = "maxact"
 MATRICES = 32  # looked at to tell whether a model is trained
 PAUSE = "maxact/seconds"  # in every entry that this callback logs
 
@@ -200,7 +199,7 @@ class MaxactCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
                 self._history.append(self._point(record, step))
 
     def _folder(self, args: TrainingArguments) -> Path:
-        return Path(args.output_dir, FOLDER) if self.folder is None else self.folder
+        return Path(args.output_dir, RECORDS) if self.folder is None else self.folder
 
     def _tell_once(self, what: str, reason: str) -> None:
         if reason not in self._told:

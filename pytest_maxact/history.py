@@ -11,6 +11,9 @@ from pytest_maxact.errors import MeasurementError
 from pytest_maxact.record import Measurement, Site
 from pytest_maxact.series import named_step
 
+RECORDS = "maxact"
+"""The folder beside checkpoints in which `MaxactCallback` leaves their records."""
+
 Key = tuple[str, int | None]
 """Component and layer of a site; the layer is None where a model has the component once."""
 

@@ -24,7 +24,7 @@ from filelock import FileLock
 from pytest_maxact.checks import Tolerance
 from pytest_maxact.config import shared_folder
 from pytest_maxact.errors import BaselineError, MaxactError, first_line
-from pytest_maxact.history import Point, recorded
+from pytest_maxact.history import RECORDS, Point, recorded
 from pytest_maxact.record import Baseline, Measurement, write_atomically
 from pytest_maxact.report.terminal import Row
 from pytest_maxact.reuse import Store
@@ -297,7 +297,6 @@ def told_in_a_line() -> Iterator[None]:
         raise pytest.fail.Exception(str(cause), pytrace=False) from None
 
 
-RECORDS = "maxact"  # the folder of the callback
 HELD = 2  # results in memory: a checkpoint's own and its predecessor's
 RESULT, RECORD, BASELINE = "result.json", "record.json", "baseline.json"
 
