@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_maxact.errors import MeasurementError
@@ -25,7 +25,8 @@ class Point:
     label: what messages call it. step: optimizer steps of the training run so far, None where unknown. peak: where M is, None
     where nothing was finite. m: M, NaN where nothing was finite. values: max|a| over the finite values of every site, routers
     included, in execution order; NaN where a site has none. unfit: how many NaN and infinities a site holds, only sites that
-    are part of M and hold any. massive: the Sun outcome (arXiv 2402.17762), None where no token could be judged.
+    are part of M and hold any. massive: the Sun outcome (arXiv 2402.17762), None where no token could be judged. idle: of each
+    router that tells, the experts to which it sent no token.
     """
 
     label: str
@@ -35,6 +36,7 @@ class Point:
     values: dict[Key, float]
     unfit: dict[Key, int]
     massive: bool | None
+    idle: dict[Key, frozenset[int]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, measurement: Measurement, label: str, step: int | None) -> Point:
@@ -51,6 +53,11 @@ class Point:
                 (site.component, site.layer): site.nan + site.inf for site in sites if site.part_of_m and site.nan + site.inf
             },
             massive=None if measurement.sun is None else measurement.sun.passes,
+            idle={
+                (site.component, site.layer): frozenset(expert for expert, tokens in enumerate(site.experts) if not tokens)
+                for site in sites
+                if site.experts is not None
+            },
         )
 
 

@@ -134,6 +134,7 @@ class SiteFigures(Site):
     max|a| / rms. `sqnr` are dB by number format and policy, see `formats.sqnr`. `approximate` is true for float32 activations:
     their quantiles and SQNR come from a histogram of values rounded to bfloat16, and their moments from values (and squares)
     rounded to 2^-44 of the row's largest, so that a `std` far below |mean| is not resolved; extremes and `top` are exact.
+    `experts` are, of a router, how many tokens it sent to each; None for other sites and routers that do not tell.
     """
 
     max: Figure
@@ -152,6 +153,7 @@ class SiteFigures(Site):
     sun: SunFigures | None
     sqnr: dict[str, Figure]
     approximate: bool
+    experts: list[int] | None = None
 
     @property
     def value(self) -> float:

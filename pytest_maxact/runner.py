@@ -34,6 +34,7 @@ from pytest_maxact.record import (
     Timing,
 )
 from pytest_maxact.reducers.encoding import ENCODINGS
+from pytest_maxact.reducers.experts import ExpertTokens, chosen_experts
 from pytest_maxact.reducers.group import SiteGroup, SiteResult
 from pytest_maxact.reducers.kernels import Shape, choose
 from pytest_maxact.sidecar import Arrays
@@ -155,6 +156,7 @@ class Observer:
         self.kernels = {device: choose(device, wanted) for device, wanted in shapes.items()}
         self.groups: list[SiteGroup] = []
         self._slots: dict[Placement, tuple[SiteGroup, int]] = {}
+        self._experts: dict[Placement, ExpertTokens] = {}
         for (dtype, device, sun), placements in alike.items():
             for start in range(0, len(placements), GROUP_SITES):
                 members = placements[start : start + GROUP_SITES]
@@ -204,7 +206,9 @@ class Observer:
             histograms=[results[placement.site].histogram for placement in self.anatomy.placements],
             hidden_peaks=np.stack([hidden[layer] for layer in sorted(hidden)]).astype(np.float32),
         )
-        return [_figures(placement, results[placement.site], texts) for placement in self.anatomy.placements], arrays
+        experts = {placement: tokens.finish() for placement, tokens in self._experts.items()}
+        figures = [_figures(p, results[p.site], experts.get(p), texts) for p in self.anatomy.placements]
+        return figures, arrays
 
     def _hook(self, placement: Placement) -> Callable[..., None]:
         group, index = self._slots[placement]
@@ -227,9 +231,17 @@ class Observer:
                 )
             self._seen.add(placement)
             scan(activations.to(group.device), group.views[index])
+            if placement.site.component == "router":
+                self._count_experts(placement, output, group)
             self.seconds += time.perf_counter() - start
 
         return observe
+
+    def _count_experts(self, placement: Placement, output: Any, group: SiteGroup) -> None:
+        chosen = chosen_experts(output, len(group.rows.real))
+        if chosen is not None:
+            tokens = self._experts.get(placement) or ExpertTokens.zeros(placement.width, group.device)
+            self._experts[placement] = tokens.update(chosen.to(group.device), group.rows.real)
 
 
 def _home(device: torch.device) -> torch.device:
@@ -244,7 +256,7 @@ def _check_dtype(placement: Placement, dtype: torch.dtype) -> None:
         raise MeasurementError(f"{placement.site} holds {name}, which is none of {known}: convert the model to one of them")
 
 
-def _figures(placement: Placement, found: SiteResult, texts: Texts) -> SiteFigures:
+def _figures(placement: Placement, found: SiteResult, experts: list[int] | None, texts: Texts) -> SiteFigures:
     high, low = (math.nan, math.nan) if found.high is None or found.low is None else (found.high, found.low)
     moments, histogram = found.moments, found.histogram
     largest = max(abs(high), abs(low))
@@ -267,6 +279,7 @@ def _figures(placement: Placement, found: SiteResult, texts: Texts) -> SiteFigur
         sun=found.sun,
         sqnr=sqnr(histogram),
         approximate=not histogram.exact,
+        experts=experts,
     )
 
 

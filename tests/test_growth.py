@@ -294,6 +294,15 @@ def test_a_peak_that_moves_and_a_sun_outcome_that_flips_are_told() -> None:
     assert "moved" not in tie.summary  # within one bfloat16 step
 
 
+def test_experts_that_die_are_told() -> None:
+    router = ("router", 1)
+    before = dataclasses.replace(point(4), idle={router: frozenset({5})})
+    now = dataclasses.replace(point(5), idle={router: frozenset({0, 3, 5})})
+    assert "experts that had tokens in run-4 and have none now: 0, 3 of layer 1" in last([before, now]).summary
+    assert "experts" not in last([now, before]).summary
+    assert "experts" not in last([point(4), now]).summary  # nothing is known of them before
+
+
 def crossing(factor: float, start: float, *, steps: bool = True, count: int = 8) -> str:
     """The summary of a series whose `hidden` layer 1 rises by a factor a checkpoint, all else staying where it was."""
     points = [point(number, {HIDDEN: start * factor**number}) for number in range(count)]

@@ -609,6 +609,27 @@ def test_router_logits_are_recorded_but_no_part_of_m() -> None:
     assert loud.dominance.component == loud.peak.component
 
 
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "gpt_oss"])
+def test_experts_are_counted_and_padding_is_not(family: str) -> None:
+    model = tiny_model(family)
+    ids = torch.tensor([[5, 6, 7, 8, 9], [10, 11, 0, 0, 0]])
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
+    record = measure(model, batches=[{"input_ids": ids, "attention_mask": mask}])
+    routers = [site for site in record.sites if site.component == "router"]
+    assert len(routers) >= 2
+    for site in routers:
+        logits: list[torch.Tensor] = []
+        mlp = model.layers[site.layer].mlp
+        router = mlp.router if family == "gpt_oss" else mlp.gate
+        handle = router.register_forward_hook(lambda module, args, output, into=logits: into.append(output[0]))
+        with torch.no_grad():
+            model(input_ids=ids, attention_mask=mask)
+        handle.remove()
+        chosen = logits[0].reshape(-1, 4)[mask.flatten() == 1].topk(2).indices
+        assert site.experts == [int((chosen == expert).sum()) for expert in range(4)]
+    assert all(site.experts is None for site in record.sites if site.component != "router")
+
+
 def silenced() -> Any:
     """A model whose layers add nothing and whose final norm gives zero."""
     model = tiny_model()

@@ -304,7 +304,7 @@ def _change(key: Key, series: _Series) -> str:
 
 
 def _remarks(series: _Series) -> list[str]:
-    """What is worth a word and no failure: M moved to another component, the Sun outcome flipped, FP16 is near."""
+    """What is worth a word and no failure: M moved, the Sun outcome flipped, experts died, FP16 is near."""
     point, before = series.point, series.history[-1]
     remarks = []
     then = before.peak
@@ -313,6 +313,13 @@ def _remarks(series: _Series) -> list[str]:
     if None not in (point.massive, before.massive) and point.massive != before.massive:
         words = "massive activations now, none in" if point.massive else "no massive activations now, some in"
         remarks.append(f"the Sun outcome flipped: {words} {before.label}")
+    died = [
+        f"{', '.join(map(str, sorted(gone)))} of layer {key[1]}"
+        for key, idle in point.idle.items()
+        if key in before.idle and (gone := idle - before.idle[key])
+    ]
+    if died:
+        remarks.append(f"experts that had tokens in {before.label} and have none now: {'; '.join(_shown(died))}")
     crossing = _crossing(series)
     return remarks if crossing is None else [*remarks, crossing]
 
