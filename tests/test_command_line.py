@@ -702,8 +702,8 @@ def test_an_unexpected_error_is_told_with_its_traceback_and_not_repeated(
     assert len(calls) == 1
     assert set(project.last.outcomes.values()) == {"failed"}
     for text in project.last.texts.values():
-        assert f"measuring {project.checkpoint} broke" in text.splitlines()[0]
-    assert sum("ZeroDivisionError: a model's own code" in text for text in project.last.texts.values()) == 1
+        assert f"measuring {project.checkpoint} broke: ZeroDivisionError: a model's own code" in text.splitlines()[0]
+    assert sum("Traceback (most recent call last)" in text for text in project.last.texts.values()) == 1
     assert left_behind(project) == []
 
 
