@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -63,6 +63,18 @@ class Work:
     categories: Sequence[str | None]
     batch_tokens: int | None
     facts: CorpusFacts
+
+    def without_padding(self) -> Work:
+        """The same samples in batches of equal lengths, in the order in which their lengths first come."""
+        batches: list[Batch] = []
+        for batch in self.batches:
+            lengths = batch.mask.sum(-1)
+            for length in dict.fromkeys(lengths.tolist()):
+                rows = lengths == length
+                mask = batch.mask[rows]
+                ids = batch.ids[rows][mask].reshape(-1, length)
+                batches.append(Batch(ids, torch.ones_like(ids, dtype=torch.bool), batch.samples[rows]))
+        return replace(self, batches=batches)
 
 
 def from_corpus(
@@ -156,6 +168,8 @@ class Texts:
 
     def location(self, peak: PeakAt) -> Location:
         """The record of a peak's place."""
+        if peak.sample is None or peak.position is None:
+            return Location(signed=peak.signed, feature=peak.feature)
         batch, row = self.rows[peak.sample]
         ids, position = batch.ids[row][batch.mask[row]].tolist(), peak.position
         token = before = after = None

@@ -10,6 +10,7 @@ from pytest_maxact.record import Dominance, Peak, Site, SiteFigures, SunOutcome,
 
 BFLOAT16_STEP = 2.0**-7
 JUMP = 10.0
+SHOWN = 6
 
 
 def within_one_step(value: float, largest: float) -> bool:
@@ -92,3 +93,23 @@ def trajectory(sites: Sequence[SiteFigures]) -> Trajectory | None:
         largest_step=largest,
         largest_step_layer=hidden[steps.index(largest) + 1].layer or 0,
     )
+
+
+def unused_experts(sites: Sequence[SiteFigures]) -> list[str]:
+    """A line about the experts to which no token was sent, where there are any."""
+    idle = {
+        site.layer: [expert for expert, tokens in enumerate(site.experts) if not tokens]
+        for site in sites
+        if site.experts is not None
+    }
+    count = sum(map(len, idle.values()))
+    if not count:
+        return []
+    total = sum(len(site.experts) for site in sites if site.experts is not None)
+    layers = [f"layer {layer}: {_few(experts, ', ')}" for layer, experts in idle.items() if experts]
+    return [f"{count:,} of {total:,} experts saw no token, so what they would hold is not known ({_few(layers, '; ')})"]
+
+
+def _few(things: Sequence[object], between: str) -> str:
+    more = [f"and {len(things) - SHOWN} more"] if len(things) > SHOWN else []
+    return between.join([*map(str, things[:SHOWN]), *more])

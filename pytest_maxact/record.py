@@ -13,7 +13,7 @@ import os
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,10 +38,13 @@ from pytest_maxact.sidecar import Arrays
 MEASUREMENT_SCHEMA: Literal["maxact/measurement@1"] = "maxact/measurement@1"
 BASELINE_SCHEMA: Literal["maxact/baseline@1"] = "maxact/baseline@1"
 
-Component = Literal["embedding", "hidden", "attention", "mlp", "gate", "router", "final_norm"]
-COMPONENTS: tuple[Component, ...] = get_args(Component)
-PART_OF_M: frozenset[Component] = frozenset(COMPONENTS) - {"router"}
-WITH_SUN: frozenset[Component] = PART_OF_M - {"gate"}
+PART_OF_M = frozenset(("embedding", "hidden", "attention", "mlp", "gate", "final_norm"))
+WITH_SUN = PART_OF_M - {"gate"}
+ONLY_RECORDED = frozenset(("router", "attention_write", "mlp_write", "vision"))
+INPUT = "input:"
+
+Component = Annotated[str, Field(pattern=rf"^({'|'.join(sorted(PART_OF_M | ONLY_RECORDED))}|{INPUT}[\w.-]+)$")]
+"""What is observed: `PART_OF_M` and `ONLY_RECORDED` name them; `input:NAME` is what enters a linear layer of that name."""
 
 # What baselines keep of the SQNR: the policies that a check can be asked to compare.
 BASELINE_SQNR = tuple(key for form in FORMATS.values() for key in form.sqnr_keys)
@@ -72,7 +75,8 @@ class Record(BaseModel):
 class Site(Record):
     """One place of a model where activations are observed.
 
-    `layer` counts from 0 and is None for the components that a model has once (`embedding`, `final_norm`).
+    `layer` counts from 0 and is None for the components that a model has once (`embedding`, `final_norm`). That of `vision`
+    is a layer of the vision tower.
     """
 
     component: Component

@@ -18,34 +18,25 @@ import transformers
 from torch import nn
 
 from pytest_maxact import outcome
-from pytest_maxact.anatomy import Anatomy, Placement, find_sites, hooks, tensor_of, text_config
+from pytest_maxact.anatomy import Anatomy, find_sites, text_config
 from pytest_maxact.batching import Batch, Texts, Work, from_batches, from_corpus
 from pytest_maxact.checkpoint import Checkpoint
 from pytest_maxact.corpus import Corpus, SpecialTokens, load_corpus
 from pytest_maxact.errors import MeasurementError
-from pytest_maxact.formats import sqnr
+from pytest_maxact.observer import Observer
 from pytest_maxact.record import (
-    WITH_SUN,
     Environment,
     Measurement,
     Model,
     SampleFigures,
-    SiteFigures,
     Timing,
 )
-from pytest_maxact.reducers.encoding import ENCODINGS
-from pytest_maxact.reducers.experts import ExpertTokens, chosen_experts
-from pytest_maxact.reducers.group import SiteGroup, SiteResult
-from pytest_maxact.reducers.kernels import Shape, choose
-from pytest_maxact.sidecar import Arrays
 from pytest_maxact.wrappers import as_written, unwrapped
 
 # More tokens a forward gain nothing beyond these; less memory than they need halves them.
 CPU_BATCH_TOKENS = 4096
 GPU_BATCH_TOKENS = 16384
 LEAST_BATCH_TOKENS = 512
-GROUP_SITES = 32  # reduced at once; more take memory, fewer take launches on a GPU
-QUANTILES = (0.25, 0.5, 0.75, 0.9, 0.99, 0.999, 0.9999)
 
 Progress = Callable[[int, int], None]
 
@@ -103,6 +94,8 @@ def measure(
             work = deal_out(anatomy, tokenizer, chosen, max_length, special_tokens, batch_tokens)
         else:
             work = from_batches(batches, int(text_config(anatomy.core).vocab_size))
+        if anatomy.needs_whole_batches:
+            work = work.without_padding()
         observer = Observer(anatomy, len(work.names))
         seconds = _run(observer, work.batches, device, progress)
     sites, arrays = observer.finish(Texts(work, tokenizer))
@@ -125,7 +118,7 @@ def measure(
         trajectory=outcome.trajectory(sites),
         sites=sites,
         samples=_samples(work, observer),
-        notes=[*anatomy.notes, *_slow_cpu(anatomy.core, device), *observer.notes],
+        notes=[*anatomy.notes, *outcome.unused_experts(sites), *_slow_cpu(anatomy.core, device), *observer.notes],
         timing=Timing(
             seconds=seconds,
             tokens_per_s=work.facts.tokens / seconds,
@@ -134,153 +127,6 @@ def measure(
         ),
     )
     return record.with_arrays(arrays)
-
-
-class Observer:
-    """Holds the groups of all sites: its hooks let a kernel read what each site gave, `take` reduces a batch that is through.
-
-    seconds: spent in hooks and reductions so far, as the host sees it.
-    """
-
-    def __init__(self, anatomy: Anatomy, samples: int) -> None:
-        self.anatomy = anatomy
-        self.seconds = 0.0
-        self._seen: set[Placement] = set()
-        alike: dict[tuple[torch.dtype, torch.device, bool], list[Placement]] = {}
-        shapes: dict[torch.device, set[Shape]] = {}
-        for placement in anatomy.placements:
-            _check_dtype(placement, placement.dtype)
-            device, sun = _home(placement.device), placement.site.component in WITH_SUN
-            alike.setdefault((placement.dtype, device, sun), []).append(placement)
-            shapes.setdefault(device, set()).add(Shape(placement.dtype, placement.width, sun))
-        self.kernels = {device: choose(device, wanted) for device, wanted in shapes.items()}
-        self.groups: list[SiteGroup] = []
-        self._slots: dict[Placement, tuple[SiteGroup, int]] = {}
-        self._experts: dict[Placement, ExpertTokens] = {}
-        for (dtype, device, sun), placements in alike.items():
-            for start in range(0, len(placements), GROUP_SITES):
-                members = placements[start : start + GROUP_SITES]
-                sites = [placement.site for placement in members]
-                group = SiteGroup(ENCODINGS[dtype], sites, device, samples=samples, judged_by_sun=sun)
-                self.groups.append(group)
-                self._slots |= {placement: (group, index) for index, placement in enumerate(members)}
-
-    @property
-    def kernel(self) -> str:
-        """The kernels in use, by name."""
-        return "+".join(sorted({kernel.name for kernel in self.kernels.values()}))
-
-    @property
-    def notes(self) -> list[str]:
-        """Why a kernel is not the fast one."""
-        return sorted({kernel.note for kernel in self.kernels.values() if kernel.note is not None})
-
-    @contextmanager
-    def hooked(self) -> Iterator[None]:
-        """Hooks on all sites."""
-        with hooks({placement.module: self._hook(placement) for placement in self.anatomy.placements}):
-            yield
-
-    def run(self, batch: Batch, device: torch.device) -> None:
-        """A batch through the hooked model and into the groups."""
-        start = time.perf_counter()
-        real, place = batch.real, batch.place
-        for group in self.groups:
-            group.begin(real, place)
-        self._seen.clear()
-        self.seconds += time.perf_counter() - start
-        self.anatomy.core(**batch.inputs(device), use_cache=False)
-        start = time.perf_counter()
-        for placement in self.anatomy.placements:
-            if placement not in self._seen:
-                raise MeasurementError(f"{placement.site} ({placement.name}) was not reached by a batch: its peak is unknown")
-        for group in self.groups:
-            group.take(batch.samples)
-        self.seconds += time.perf_counter() - start
-
-    def finish(self, texts: Texts) -> tuple[list[SiteFigures], Arrays]:
-        """The figures of all sites, in the order in which the model ran them."""
-        results = {site: result for group in self.groups for site, result in zip(group.sites, group.finish(), strict=True)}
-        hidden = {layer: peaks for group in self.groups for layer, peaks in group.hidden_peaks().items()}
-        arrays = Arrays(
-            histograms=[results[placement.site].histogram for placement in self.anatomy.placements],
-            hidden_peaks=np.stack([hidden[layer] for layer in sorted(hidden)]).astype(np.float32),
-        )
-        experts = {placement: tokens.finish() for placement, tokens in self._experts.items()}
-        figures = [_figures(p, results[p.site], experts.get(p), texts) for p in self.anatomy.placements]
-        return figures, arrays
-
-    def _hook(self, placement: Placement) -> Callable[..., None]:
-        group, index = self._slots[placement]
-        scan = self.kernels[group.device].scan
-
-        def observe(module: nn.Module, args: Any, output: Any) -> None:
-            start = time.perf_counter()
-            activations = tensor_of(output, placement.index)
-            if activations.dtype != placement.dtype:
-                _check_dtype(placement, activations.dtype)
-                raise MeasurementError(
-                    f"{placement.site} changed its dtype from {group.encoding.name} to "
-                    f"{ENCODINGS[activations.dtype].name}: measure without autocast"
-                )
-            if placement in self._seen:
-                raise MeasurementError(f"{placement.site} ({placement.name}) ran more than once in a batch")
-            if activations.numel() // activations.shape[-1] != len(group.rows.real):
-                raise MeasurementError(
-                    f"{placement.site} holds {tuple(activations.shape)}: its rows are not the batch's tokens"
-                )
-            self._seen.add(placement)
-            scan(activations.to(group.device), group.views[index])
-            if placement.site.component == "router":
-                self._count_experts(placement, output, group)
-            self.seconds += time.perf_counter() - start
-
-        return observe
-
-    def _count_experts(self, placement: Placement, output: Any, group: SiteGroup) -> None:
-        chosen = chosen_experts(output, len(group.rows.real))
-        if chosen is not None:
-            tokens = self._experts.get(placement) or ExpertTokens.zeros(placement.width, group.device)
-            self._experts[placement] = tokens.update(chosen.to(group.device), group.rows.real)
-
-
-def _home(device: torch.device) -> torch.device:
-    """Where tensors of a device are read: kernels know CPUs and CUDA devices; others lack float64."""
-    return device if device.type == "cuda" else torch.device("cpu")
-
-
-def _check_dtype(placement: Placement, dtype: torch.dtype) -> None:
-    if dtype not in ENCODINGS:
-        known = ", ".join(encoding.name for encoding in ENCODINGS.values())
-        name = str(dtype).removeprefix("torch.")
-        raise MeasurementError(f"{placement.site} holds {name}, which is none of {known}: convert the model to one of them")
-
-
-def _figures(placement: Placement, found: SiteResult, experts: list[int] | None, texts: Texts) -> SiteFigures:
-    high, low = (math.nan, math.nan) if found.high is None or found.low is None else (found.high, found.low)
-    moments, histogram = found.moments, found.histogram
-    largest = max(abs(high), abs(low))
-    return SiteFigures(
-        component=placement.site.component,
-        layer=placement.site.layer,
-        max=high,
-        min=low,
-        count=int(histogram.counts.sum()),
-        nan=found.nan,
-        inf=found.inf,
-        peak=None if found.peak is None else texts.location(found.peak),
-        mean=moments.mean,
-        std=moments.std,
-        rms=moments.rms,
-        abs_mean=moments.abs_mean,
-        abs_quantiles={str(q): histogram.quantile(q) for q in QUANTILES},
-        top=found.top,
-        crest=largest / moments.rms if moments.rms else math.nan,
-        sun=found.sun,
-        sqnr=sqnr(histogram),
-        approximate=not histogram.exact,
-        experts=experts,
-    )
 
 
 def _samples(work: Work, observer: Observer) -> list[SampleFigures]:

@@ -34,7 +34,11 @@ class SiteResult:
 
 
 class SiteGroup:
-    """The running figures of some sites: `begin` a batch, let a kernel fill `views`, `take` it, `finish` at the end."""
+    """The running figures of some sites.
+
+    `begin` a batch and `take` it when it is through. Meanwhile let a kernel fill `views` where each token is one row of a
+    site, once; any other site has a group of its own, of which a kernel fills what `part` gives at each call.
+    """
 
     def __init__(
         self, encoding: Encoding, sites: Sequence[Site], device: torch.device, *, samples: int, judged_by_sun: bool
@@ -50,22 +54,34 @@ class SiteGroup:
         self._hidden_rows = torch.tensor(self._hidden, dtype=torch.int64, device=device)
         self._part_of_m = torch.tensor([site.part_of_m for site in sites], device=device)
         self.samples = SamplePeaks.zeros(len(self._hidden), samples, device)
+        self._parts: list[Rows] = []
 
     def begin(self, real: torch.Tensor, place: torch.Tensor) -> None:
         """Make room for a batch whose tokens are `real` and stand at `place` (see `Rows`)."""
-        self.rows = Rows.empty(
-            self.encoding, real.to(self.device), place.to(self.device), self.totals, median=self.sun is not None
-        )
+        self._parts = []
+        self.rows = self._room(real, place)
         self.views = [self.rows[site] for site in range(len(self.sites))]
 
     def take(self, samples: torch.Tensor) -> None:
         """Reduce the batch that kernels have filled in; `samples` are the sample indices of its B rows."""
-        self.peaks = self.peaks.update(self.rows)
+        rows = Rows.joined(self._parts) if self._parts else self.rows
+        self.peaks = self.peaks.update(rows)
         if self.sun is not None:
-            self.sun = self.sun.update(self.rows)
+            self.sun = self.sun.update(rows)
         if self.wide is not None:
-            self.wide = self.wide.update(self.rows)
-        self.samples.update(self.rows, samples.to(self.device), self._hidden_rows, self._part_of_m)
+            self.wide = self.wide.update(rows)
+        if self._parts:
+            self.samples.update_traced(rows, self._hidden_rows, self._part_of_m)
+        else:
+            self.samples.update(rows, samples.to(self.device), self._hidden_rows, self._part_of_m)
+
+    def part(self, real: torch.Tensor, place: torch.Tensor) -> Rows:
+        """Room for one call's rows, of the group's only site."""
+        self._parts.append(self._room(real, place))
+        return self._parts[-1][0]
+
+    def _room(self, real: torch.Tensor, place: torch.Tensor) -> Rows:
+        return Rows.empty(self.encoding, real.to(self.device), place.to(self.device), self.totals, median=self.sun is not None)
 
     def finish(self) -> list[SiteResult]:
         """The results, in the order of `sites`; the first time that anything leaves the device."""

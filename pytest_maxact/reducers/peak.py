@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import torch
 
 from pytest_maxact.reducers.encoding import Encoding
-from pytest_maxact.reducers.rows import NOWHERE, Rows
+from pytest_maxact.reducers.rows import NOWHERE, UNTRACED, Rows
 
 
 @dataclass(frozen=True)
 class PeakAt:
-    """max|a| with its sign and place."""
+    """max|a| with its sign and place; `sample` and `position` are None where the row's token is not known."""
 
     signed: float
-    sample: int
-    position: int
+    sample: int | None
+    position: int | None
     feature: int
 
 
@@ -41,9 +41,11 @@ class Peaks:
         """The state after these rows too."""
         largest = rows.largest.to(torch.int64)
         best = largest.amax(-1)
-        row = torch.where(largest == best[:, None], rows.place, NOWHERE).argmin(-1)
-        spot = rows.spot.gather(-1, row[:, None]).squeeze(-1).to(torch.int64)
-        return self.merge(Peaks(best, torch.where(best < 0, NOWHERE, rows.place[row]), spot))
+        # Of rows whose token is not known the lowest feature wins, so that their order does not matter.
+        place = torch.where(rows.place == UNTRACED, UNTRACED + rows.spot, rows.place)
+        row = torch.where(largest == best[:, None], place, NOWHERE).argmin(-1, keepdim=True)
+        spot = rows.spot.gather(-1, row).squeeze(-1).to(torch.int64)
+        return self.merge(Peaks(best, torch.where(best < 0, NOWHERE, place.gather(-1, row).squeeze(-1)), spot))
 
     def merge(self, other: Peaks) -> Peaks:
         """The state of both streams together."""
@@ -58,7 +60,9 @@ class Peaks:
         """A peak for each site, None where no value was finite."""
         values = encoding.values(self.largest.clamp(min=0)).tolist()
         found = zip(values, self.largest.tolist(), self.place.tolist(), self.spot.tolist(), strict=True)
-        return [
-            None if largest < 0 else PeakAt(0.0 - value if spot % 2 else value, place >> 32, place & 0xFFFFFFFF, spot // 2)
-            for value, largest, place, spot in found
-        ]
+        return [None if largest < 0 else _peak(value, place, spot) for value, largest, place, spot in found]
+
+
+def _peak(value: float, place: int, spot: int) -> PeakAt:
+    sample, position = (None, None) if place >= UNTRACED else (place >> 32, place & 0xFFFFFFFF)
+    return PeakAt(0.0 - value if spot % 2 else value, sample, position, spot // 2)

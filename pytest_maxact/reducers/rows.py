@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -13,6 +14,7 @@ from pytest_maxact.reducers.encoding import Encoding
 PATTERNS = 1 << 16
 TOP = 100
 NOWHERE = torch.iinfo(torch.int64).max
+UNTRACED = 0x7FFFFFFF << 32  # the least place of rows whose token is not known, beyond all others
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,16 @@ class Wide:
             top=top,
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence[Wide]) -> Wide | None:
+        """Those of several calls; None of none."""
+        if not parts:
+            return None
+        figures = {
+            name: torch.cat([getattr(part, name) for part in parts], dim=1) for name in ("high", "low", "nan", "inf", "sums")
+        }
+        return cls(**figures, top=parts[0].top)
+
     def __getitem__(self, site: int) -> Wide:
         return Wide(**{field.name: getattr(self, field.name)[site] for field in fields(self)})
 
@@ -76,7 +88,8 @@ class Rows:
     """Figures of S sites of one dtype in a batch of N rows, on the sites' device; `rows[i]` is one site's, without the S.
 
     real: bool [N], False for padding, of which no figure shows anything.
-    place: int64 [N], the row's token: sample index * 2^32 + position among its real tokens; `NOWHERE` for padding.
+    place: int64 [N], the row's token: sample index * 2^32 + position among its real tokens; `UNTRACED` where that is not
+        known, `NOWHERE` for padding.
     largest: [S, N] in the dtype's integer, magnitude of the row's largest finite |x|; -1 where there is none.
     spot: int32 [S, N], where that stands: twice the feature (of equals the lowest), plus one for a negative value. Kernels
         owe it only for rows that hold the tensor's largest.
@@ -108,6 +121,24 @@ class Rows:
             median=torch.empty(shape, dtype=encoding.integer, device=device) if median else None,
             counts=totals.counts,
             wide=None if totals.top is None else Wide.empty(shape, totals.top),
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """The rows of several calls of the same sites as those of one."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        medians = [part.median for part in parts if part.median is not None]
+        return cls(
+            encoding=first.encoding,
+            real=torch.cat([part.real for part in parts]),
+            place=torch.cat([part.place for part in parts]),
+            largest=torch.cat([part.largest for part in parts], -1),
+            spot=torch.cat([part.spot for part in parts], -1),
+            median=torch.cat(medians, -1) if medians else None,
+            counts=first.counts,
+            wide=Wide.joined([part.wide for part in parts if part.wide is not None]),
         )
 
     def __getitem__(self, site: int) -> Rows:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pytest_maxact.reducers.rows import Rows
+from pytest_maxact.reducers.rows import UNTRACED, Rows
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,22 @@ class SamplePeaks:
 
         """
         keys = rows.largest.reshape(len(rows.largest), len(samples), -1).amax(-1)
-        values = torch.where(keys < 0, -1.0, rows.encoding.values(keys.clamp(min=0)))
-        self.hidden[:, samples] = torch.maximum(self.hidden[:, samples], values[hidden])
-        batch = torch.where(part_of_m[:, None], values, -1.0).amax(0)
-        self.model[samples] = torch.maximum(self.model[samples], batch)
+        self._raise(_values(rows, keys), samples, hidden, part_of_m)
+
+    def update_traced(self, rows: Rows, hidden: torch.Tensor, part_of_m: torch.Tensor) -> None:
+        """Take in rows in any order and number, whose samples follow from their places; those of unknown ones are left out."""
+        known = rows.place < UNTRACED
+        self._raise(_values(rows, rows.largest[:, known]), rows.place[known] >> 32, hidden, part_of_m)
+
+    def _raise(self, values: torch.Tensor, samples: torch.Tensor, hidden: torch.Tensor, part_of_m: torch.Tensor) -> None:
+        """To float64 [S, R] where it is larger; `samples`, int64 [R], may name one twice."""
+        self.hidden.scatter_reduce_(1, samples.expand(len(hidden), -1), values[hidden], "amax")
+        self.model.scatter_reduce_(0, samples, torch.where(part_of_m[:, None], values, -1.0).amax(0), "amax")
 
     def merge(self, other: SamplePeaks) -> SamplePeaks:
         """The state of both streams together."""
         return SamplePeaks(torch.maximum(self.hidden, other.hidden), torch.maximum(self.model, other.model))
+
+
+def _values(rows: Rows, keys: torch.Tensor) -> torch.Tensor:
+    return torch.where(keys < 0, -1.0, rows.encoding.values(keys.clamp(min=0)))

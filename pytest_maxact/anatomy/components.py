@@ -1,0 +1,371 @@
+"""What is where in one layer: its mixers, MLPs, gates, routers, and what it adds to the residual stream.
+
+Rules go from names to what the probe saw; each site says which rule found it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from pytest_maxact.anatomy import routing
+from pytest_maxact.anatomy.names import (
+    ACTIVATION_NAME,
+    CROSS,
+    EXPERTS_CLASS,
+    GATE_NAME,
+    INSIDE,
+    MIXER_CLASS,
+    MIXER_NAME,
+    MLP_CLASS,
+    MLP_NAME,
+    NORM_CLASS,
+    ROUTER_CLASS,
+    ROUTER_NAME,
+)
+from pytest_maxact.anatomy.probe import Call, Trace, same
+from pytest_maxact.anatomy.stack import descendants
+from pytest_maxact.record import INPUT
+from pytest_maxact.taps import Tap
+from pytest_maxact.wrappers import bare
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A model's own declaration of its routers: modules of a class, maybe below some name, give logits at `index`."""
+
+    kind: type[nn.Module]
+    index: int
+    below: str | None
+
+    def matches(self, name: str, module: nn.Module) -> bool:
+        """Whether this is such a module."""
+        return isinstance(module, self.kind) and (self.below is None or self.below in name)
+
+
+@dataclass(frozen=True)
+class Found:
+    """One site of a layer: `taps` read it, `experts` is the module whose routing its rows follow."""
+
+    component: str
+    taps: tuple[Tap, ...]
+    rule: str
+    experts: nn.Module | None = None
+
+
+@dataclass
+class Layer:
+    """One run of a layer: `found` are its sites, `missed` what is there and is not observed."""
+
+    number: int
+    name: str
+    module: nn.Module
+    trace: Trace
+    found: list[Found] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
+
+    def calls(self, module: nn.Module, *, gate: bool = False) -> list[Call]:
+        """Those of a module in this run of the layer."""
+        return self.trace.of(module, self.number, gate=gate)
+
+    def ran(self, module: nn.Module) -> bool:
+        """Whether a module was called in this run of the layer."""
+        return bool(self.calls(module))
+
+
+def place(layer: Layer, routers: Sequence[Recorded], *, linear_inputs: bool) -> None:
+    """Find the sites of a layer, without `hidden`."""
+    mixers, mlps, rest = _parts(layer)
+    taps = [_own_output(name, module) for name, module in mixers]
+    if taps:
+        layer.found.append(_joined("attention", taps))
+        _place_write(layer, "attention_write", [tap for tap, _ in taps])
+    taps = [_own_output(name, module) for name, module in mlps] or _spread_mlp(layer)
+    if taps:
+        layer.found.append(_joined("mlp", taps))
+        _place_write(layer, "mlp_write", [tap for tap, _ in taps])
+        rest = [(name, module) for name, module in rest if not any(_within(f"{name}.", tap.name) for tap, _ in taps)]
+    blocks = [(name, module) for name, module in mlps if layer.ran(module)]
+    _place_gates(layer, blocks)
+    _place_routers(layer, [*blocks, *rest], routers)
+    if linear_inputs:
+        _place_linear_inputs(layer)
+    placed = {tap.name for found in layer.found for tap in found.taps}
+    unplaced = [name for name, module in rest if name not in placed and not is_norm(module) and not _spread(layer, name, taps)]
+    if unplaced:
+        kinds = ", ".join(name.removeprefix(f"{layer.name}.") for name in unplaced)
+        layer.missed.append(f"{kinds} of {type(layer.module).__name__}")
+
+
+def _parts(layer: Layer) -> tuple[list[tuple[str, nn.Module]], list[tuple[str, nn.Module]], list[tuple[str, nn.Module]]]:
+    """Mixers, MLPs, and what else of the layer holds parameters; only of what ran."""
+    mixers, mlps, rest = [], [], []
+
+    def visit(module: nn.Module, prefix: str) -> None:
+        for child_name, child in module.named_children():
+            name, inner = f"{prefix}.{child_name}", bare(child)
+            kind = _kind(child_name, inner)
+            if kind == "mlp" and layer.ran(inner):
+                mlps.append((name, inner))
+            elif kind == "mixer" and layer.ran(inner):
+                mixers.append((name, inner))
+            elif kind in ("mlp", "mixer"):
+                layer.missed.append(
+                    f"{name.removeprefix(f'{layer.name}.')} of {type(layer.module).__name__}, which did not run"
+                )
+            elif kind == "cross":
+                continue
+            elif _is_router(inner):
+                rest.append((name, inner))
+            elif any(True for _ in inner.children()) and not is_norm(inner):
+                visit(inner, name)
+            elif any(True for _ in inner.parameters()) and layer.ran(inner):
+                rest.append((name, inner))
+
+    visit(layer.module, layer.name)
+    return mixers, mlps, rest
+
+
+def _kind(name: str, module: nn.Module) -> str | None:
+    kind = type(module).__name__
+    if CROSS.search(name) or CROSS.search(kind):
+        return "cross"
+    if isinstance(module, nn.ModuleList):
+        return None
+    if MLP_CLASS.search(kind):
+        return "mlp"
+    if MIXER_CLASS.search(kind):
+        return "mixer"
+    if MLP_NAME.fullmatch(name):
+        return "mlp"
+    return "mixer" if MIXER_NAME.fullmatch(name) else None
+
+
+def _own_output(name: str, module: nn.Module) -> tuple[Tap, str]:
+    """The module's output, or that of a part of it, and the rule."""
+    rule = f"{name.rpartition('.')[2]} = {type(module).__name__}"
+    for exception in INSIDE:
+        if exception.known_as.search(type(module).__name__):
+            try:
+                part = module.get_submodule(exception.path)
+            except AttributeError:
+                continue
+            return Tap(bare(part), f"{name}.{exception.path}"), f"{rule}; {exception.reason}"
+    return Tap(module, name), rule
+
+
+def _spread_mlp(layer: Layer) -> list[tuple[Tap, str]]:
+    """An MLP without a module of its own: its last projection."""
+    for path in ("fc2", "output.dense", "lin2"):
+        try:
+            last = bare(layer.module.get_submodule(path))
+        except AttributeError:
+            continue
+        if layer.ran(last):
+            return [(Tap(last, f"{layer.name}.{path}"), f"{path}, the last projection of an MLP that is no module of its own")]
+    return []
+
+
+def _spread(layer: Layer, name: str, taps: Sequence[tuple[Tap, str]]) -> bool:
+    """Whether a module is the first projection of such an MLP."""
+    first = name.removeprefix(f"{layer.name}.")
+    return first in ("fc1", "intermediate.dense", "lin1") and any("no module of its own" in rule for _, rule in taps)
+
+
+def _joined(component: str, taps: Sequence[tuple[Tap, str]]) -> Found:
+    return Found(component, tuple(tap for tap, _ in taps), " and ".join(rule for _, rule in taps))
+
+
+def _place_write(layer: Layer, component: str, taps: Sequence[Tap]) -> None:
+    """Norms that take just what the component gave, and whose outputs nothing but the residual add takes."""
+    writes = []
+    inner = [call for _, module in descendants(layer.module, layer.name) for call in layer.calls(module)]
+    for tap in taps:
+        calls = layer.calls(tap.module)
+        given = _observed(tap, calls[0]) if len(calls) == 1 else None
+        for name, call in _norm_calls(layer):
+            alone = not any(_takes(other, call.gave[0]) for other in inner if other is not call)
+            if alone and given is not None and not _within(name, tap.name) and _takes(call, given):
+                writes.append(Tap(call.module, name))
+    if len(writes) > 1:
+        added = torch.stack([layer.calls(tap.module)[0].gave[0] for tap in writes]).sum(0)
+        writes = [Tap(call.module, name) for name, call in _norm_calls(layer) if _close(call.input, added)] or writes
+    if writes:
+        names = " and ".join(tap.name.removeprefix(f"{layer.name}.") for tap in writes)
+        layer.found.append(Found(component, tuple(writes), f"{names} takes what the {component.removesuffix('_write')} gave"))
+
+
+def _norm_calls(layer: Layer) -> Iterator[tuple[str, Call]]:
+    for name, module in descendants(layer.module, layer.name):
+        if is_norm(module):
+            yield from ((name, call) for call in layer.calls(module))
+
+
+def _takes(call: Call, given: torch.Tensor) -> bool:
+    """Whether a call was given just these values, in whatever shape."""
+    return call.input is not None and call.input.numel() == given.numel() and same(call.input.flatten(), given.flatten())
+
+
+def _close(entered: torch.Tensor | None, value: torch.Tensor) -> bool:
+    return entered is not None and entered.shape == value.shape and torch.allclose(entered, value)
+
+
+def _place_gates(layer: Layer, blocks: Sequence[tuple[str, nn.Module]]) -> None:
+    """The gates of a layer's MLPs: dense ones, shared experts, and routed experts."""
+    found: list[Found] = []
+    for name, block in blocks:
+        units = [(name, block), *descendants(block, name)]
+        experts = _outermost([(path, module) for path, module in units if _is_experts(module) and layer.ran(module)])
+        for path, module in experts:
+            gate = _gate_of_experts(layer, path, module)
+            if gate is not None:
+                found.append(gate)
+        for path, module in units:
+            if _is_router(module) or any(_within(path, outer) or path == outer for outer, _ in experts):
+                continue
+            gate = _dense_gate(layer, path, module)
+            if gate is not None:
+                found.append(gate)
+    if found:
+        taps = tuple(tap for gate in found for tap in gate.taps)
+        routed = next((gate.experts for gate in found if gate.experts is not None), None)
+        layer.found.append(Found("gate", taps, " and ".join(dict.fromkeys(gate.rule for gate in found)), routed))
+
+
+def _gate_of_experts(layer: Layer, name: str, experts: nn.Module) -> Found | None:
+    """What enters `_apply_gate`, or where that does not run the activation function."""
+    if getattr(experts, "has_gate", True) is False:
+        return None
+    if layer.calls(experts, gate=True):
+        halves = getattr(experts, "is_concatenated", True)
+        tap = Tap(experts, name, "_apply_gate", features="first half" if halves else "even")
+        return Found("gate", (tap,), f"{type(experts).__name__}._apply_gate, {tap.features}", experts)
+    for path, module in descendants(experts, name):
+        if ACTIVATION_NAME.fullmatch(path.rpartition(".")[2]) and layer.ran(module):
+            return Found(
+                "gate", (Tap(module, path, "input"),), f"what enters the activation of {type(experts).__name__}", experts
+            )
+    projection = next((path for path, _ in experts.named_parameters() if "gate" in path), None)
+    if projection is not None:
+        layer.missed.append(f"gates of the experts in {type(experts).__name__}")
+    return None
+
+
+def _dense_gate(layer: Layer, name: str, unit: nn.Module) -> Found | None:
+    """The gate projection among a module's own children, by name, by width, or by what its activation takes."""
+    children = [(f"{name}.{child}", bare(module)) for child, module in unit.named_children()]
+    ran = [(path, module) for path, module in children if layer.ran(module)]
+    for path, module in ran:
+        if GATE_NAME.fullmatch(path.rpartition(".")[2]):
+            return Found("gate", (Tap(module, path),), path.rpartition(".")[2])
+    activation = next(((p, m) for p, m in ran if ACTIVATION_NAME.fullmatch(p.rpartition(".")[2])), None)
+    entered = None if activation is None else layer.calls(activation[1])[0].input
+    linear = [(path, layer.calls(module)[0]) for path, module in ran if _is_linear(module)]
+    for path, call in linear:
+        gave = call.gave[0]
+        if entered is not None and gave.shape[-1] == 2 * entered.shape[-1] and gave.shape[:-1] == entered.shape[:-1]:
+            for features in ("first half", "second half"):
+                tap = Tap(call.module, path, features=features)
+                if same(tap.flat(gave).flatten(), entered.flatten()):
+                    return Found("gate", (tap,), f"{features} of {path.rpartition('.')[2]}, which enters the activation")
+    for path, call in linear:
+        if any(_width(call.gave[0]) == 2 * _width(other.input) for _, other in linear if other is not call):
+            tap = Tap(call.module, path, features="first half")
+            return Found("gate", (tap,), f"first half of {path.rpartition('.')[2]}, twice as wide as what follows takes")
+    if activation is None or not _gated(layer, activation[1], ran):
+        return None
+    return Found("gate", (Tap(activation[1], activation[0], "input"),), f"what enters the activation of {type(unit).__name__}")
+
+
+def _gated(layer: Layer, activation: nn.Module, ran: Sequence[tuple[str, nn.Module]]) -> bool:
+    """Whether something else happens to what an activation gave before the next projection takes it."""
+    gave = layer.calls(activation)[0].gave[0]
+    others = [layer.calls(module)[0].input for _, module in ran if module is not activation]
+    return not any(other is not None and same(other, gave) for other in others) and any(
+        other is not None and other.shape == gave.shape for other in others
+    )
+
+
+def _place_routers(layer: Layer, blocks: Sequence[tuple[str, nn.Module]], routers: Sequence[Recorded]) -> None:
+    found: list[tuple[Tap, str]] = []
+    experts: list[nn.Module] = []
+    for name, block in blocks:
+        units = [(name, block), *descendants(block, name)]
+        experts += [module for _, module in units if _is_experts(module) and layer.ran(module)]
+        for path, module in units:
+            recorded = [router for router in routers if any(router.matches(p, m) for p, m in units)]
+            tap = _router(layer, path, module, recorded, with_experts=any(_is_experts(inner) for _, inner in units))
+            if tap is not None and not any(_within(path, outer.name) for outer, _ in found):
+                found.append(tap)
+    if found:
+        counted = next((module for module in experts if routing.index_of(layer.calls(module)) is not None), None)
+        site = _joined("router", found)
+        layer.found.append(Found("router", site.taps, site.rule, counted))
+
+
+def _router(
+    layer: Layer, name: str, module: nn.Module, routers: Sequence[Recorded], *, with_experts: bool
+) -> tuple[Tap, str] | None:
+    """The logits of a router, by the model's own recorder, else by its class or name."""
+    if not layer.ran(module):
+        return None
+    for router in routers:
+        if router.matches(name, module):
+            return Tap(module, name, index=router.index), f"{type(module).__name__}[{router.index}], the model's own recorder"
+    own = name.rpartition(".")[2]
+    by_name = _is_linear(module) and ROUTER_NAME.fullmatch(own)
+    if with_experts and not routers and (by_name or _is_router(module)):
+        return Tap(module, name), f"{own} = {type(module).__name__}"
+    return None
+
+
+def _place_linear_inputs(layer: Layer) -> None:
+    for name, module in descendants(layer.module, layer.name):
+        if _is_linear(module) and layer.ran(module):
+            own = name.removeprefix(f"{layer.name}.")
+            if not any(_is_linear(outer) and _within(name, path) for path, outer in descendants(layer.module, layer.name)):
+                layer.found.append(Found(f"{INPUT}{own}", (Tap(module, name, "input"),), "an input of a linear layer"))
+
+
+def _observed(tap: Tap, call: Call) -> torch.Tensor | None:
+    value = call.gave[tap.index] if tap.index < len(call.gave) else None
+    return value if isinstance(value, torch.Tensor) else None
+
+
+def _is_experts(module: nn.Module) -> bool:
+    return EXPERTS_CLASS.search(type(module).__name__) is not None
+
+
+def _is_router(module: nn.Module) -> bool:
+    return ROUTER_CLASS.search(type(module).__name__) is not None
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a norm, by its class; what holds other modules is none."""
+    return NORM_CLASS.search(type(module).__name__) is not None and not any(True for _ in module.children())
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """A projection, quantized ones and GPT-2's transposed ones among them."""
+    return hasattr(module, "in_features") or (hasattr(module, "nx") and hasattr(module, "nf"))
+
+
+def _width(tensor: torch.Tensor | None) -> int:
+    return 0 if tensor is None else tensor.shape[-1]
+
+
+def _outermost(named: Sequence[tuple[str, nn.Module]]) -> list[tuple[str, nn.Module]]:
+    return [(name, module) for name, module in named if not any(_within(name, outer) for outer, _ in named)]
+
+
+def _within(name: str, outer: str) -> bool:
+    return name.startswith(f"{outer}.")
+
+
+def sites_of(layer: Layer) -> Iterator[Found]:
+    """Those of the layer, `hidden` among them."""
+    yield from layer.found
+    yield Found("hidden", (Tap(layer.module, layer.name),), "the layer's output")

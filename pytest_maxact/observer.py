@@ -1,0 +1,257 @@
+"""What watches a running model: taps on all sites let a kernel read what each holds, and reducers keep the figures."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pytest_maxact.anatomy import Anatomy, Placement
+from pytest_maxact.anatomy.routing import chosen, tokens
+from pytest_maxact.batching import Batch, Texts
+from pytest_maxact.errors import MeasurementError
+from pytest_maxact.formats import sqnr
+from pytest_maxact.record import WITH_SUN, SiteFigures
+from pytest_maxact.reducers.encoding import ENCODINGS
+from pytest_maxact.reducers.experts import ExpertTokens, chosen_experts
+from pytest_maxact.reducers.group import SiteGroup, SiteResult
+from pytest_maxact.reducers.kernels import Shape, choose
+from pytest_maxact.reducers.rows import UNTRACED
+from pytest_maxact.sidecar import Arrays
+from pytest_maxact.taps import Tap, tapped
+
+GROUP_SITES = 32  # reduced at once; more take memory, fewer take launches on a GPU
+QUANTILES = (0.25, 0.5, 0.75, 0.9, 0.99, 0.999, 0.9999)
+
+
+class Observer:
+    """Holds the groups of all sites: its hooks let a kernel read what each site gave, `run` reduces a batch that is through.
+
+    Sites with one row a token are reduced in large groups. Those that are called several times, or whose rows are others,
+    have a group each.
+
+    seconds: spent in hooks and reductions so far, as the host sees it.
+    """
+
+    def __init__(self, anatomy: Anatomy, samples: int) -> None:
+        self.anatomy = anatomy
+        self.seconds = 0.0
+        alike: dict[tuple[torch.dtype, torch.device, bool], list[Placement]] = {}
+        shapes: dict[torch.device, set[Shape]] = {}
+        for placement in anatomy.placements:
+            _check_dtype(placement, placement.dtype)
+            device, sun = _home(placement.device), placement.site.component in WITH_SUN
+            alike.setdefault((placement.dtype, device, sun), []).append(placement)
+            shapes.setdefault(device, set()).update(Shape(placement.dtype, width, sun) for width in placement.widths)
+        self.kernels = {device: choose(device, wanted) for device, wanted in shapes.items()}
+        self.groups: list[SiteGroup] = []
+        self._slots: dict[Placement, tuple[SiteGroup, int]] = {}
+        for (dtype, device, sun), placements in alike.items():
+            once = [placement for placement in placements if placement.once]
+            several = [[placement] for placement in placements if not placement.once]
+            for members in [*(once[start : start + GROUP_SITES] for start in range(0, len(once), GROUP_SITES)), *several]:
+                sites = [placement.site for placement in members]
+                group = SiteGroup(ENCODINGS[dtype], sites, device, samples=samples, judged_by_sun=sun)
+                self.groups.append(group)
+                self._slots |= {placement: (group, index) for index, placement in enumerate(members)}
+        self._experts: dict[Placement, ExpertTokens] = {}
+        self._calls: dict[Placement, int] = {}
+        self._routed: dict[Placement, _Routed] = {}
+        self._sent_to: dict[nn.Module, list[Placement]] = {}
+        for placement in anatomy.placements:
+            if placement.experts is not None:
+                self._sent_to.setdefault(placement.experts, []).append(placement)
+        self._layer: int | None = None
+        self._layers_run = 0
+
+    @property
+    def kernel(self) -> str:
+        """The kernels in use, by name."""
+        return "+".join(sorted({kernel.name for kernel in self.kernels.values()}))
+
+    @property
+    def notes(self) -> list[str]:
+        """Why a kernel is not the fast one."""
+        return sorted({kernel.note for kernel in self.kernels.values() if kernel.note is not None})
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """Hooks on all sites."""
+        at: dict[Tap, dict[int | None, Placement]] = {}
+        for placement in self.anatomy.placements:
+            for tap in placement.taps:
+                at.setdefault(tap, {})[placement.site.layer] = placement
+        with ExitStack() as stack:
+            if any(len(placements) > 1 for placements in at.values()):  # layers share modules
+                for number, module in enumerate(self.anatomy.stack.names):
+                    stack.callback(module.register_forward_pre_hook(self._entering(number)).remove)
+            for experts in self._sent_to:
+                stack.callback(experts.register_forward_pre_hook(self._routing, with_kwargs=True).remove)
+            stack.enter_context(tapped({tap: self._hook(tap, placements) for tap, placements in at.items()}))
+            yield
+
+    def run(self, batch: Batch, device: torch.device) -> None:
+        """A batch through the hooked model and into the groups.
+
+        Raises:
+            MeasurementError: where a site was not reached, or what it held is not as the probe saw it.
+
+        """
+        start = time.perf_counter()
+        self._real, self._place = batch.real, batch.place
+        self._calls.clear()
+        self._routed.clear()
+        self._layers_run = 0
+        for group in self.groups:
+            group.begin(self._real, self._place)
+        self.seconds += time.perf_counter() - start
+        self.anatomy.core(**batch.inputs(device), use_cache=False)
+        start = time.perf_counter()
+        for placement in self.anatomy.placements:
+            if placement not in self._calls:
+                raise MeasurementError(f"{placement.site} ({placement.name}) was not reached by a batch: its peak is unknown")
+        for placement, routed in self._routed.items():
+            if not routed.complete:
+                raise MeasurementError(f"{placement.site} held other rows than its experts were sent: none can be told apart")
+        for group in self.groups:
+            group.take(batch.samples)
+        self.seconds += time.perf_counter() - start
+
+    def finish(self, texts: Texts) -> tuple[list[SiteFigures], Arrays]:
+        """The figures of all sites, in the order in which the model ran them."""
+        results = {site: result for group in self.groups for site, result in zip(group.sites, group.finish(), strict=True)}
+        hidden = {layer: peaks for group in self.groups for layer, peaks in group.hidden_peaks().items()}
+        arrays = Arrays(
+            histograms=[results[placement.site].histogram for placement in self.anatomy.placements],
+            hidden_peaks=np.stack([hidden[layer] for layer in sorted(hidden)]).astype(np.float32),
+        )
+        experts = {placement: counts.finish() for placement, counts in self._experts.items()}
+        figures = [_figures(p, results[p.site], experts.get(p), texts) for p in self.anatomy.placements]
+        return figures, arrays
+
+    def _hook(self, tap: Tap, placements: dict[int | None, Placement]) -> Callable[[torch.Tensor, Any], None]:
+        if len(placements) > 1:
+            return lambda value, output: self._observe(placements[self._layer], tap, value, output)
+        (placement,) = placements.values()
+        return lambda value, output: self._observe(placement, tap, value, output)
+
+    def _observe(self, placement: Placement, tap: Tap, value: torch.Tensor, output: Any) -> None:
+        start = time.perf_counter()
+        group, index = self._slots[placement]
+        if value.dtype != placement.dtype:
+            _check_dtype(placement, value.dtype)
+            raise MeasurementError(
+                f"{placement.site} changed its dtype from {group.encoding.name} to "
+                f"{ENCODINGS[value.dtype].name}: measure without autocast"
+            )
+        if placement.once and placement in self._calls:
+            raise MeasurementError(f"{placement.site} ({placement.name}) ran more than once in a batch")
+        rows = tap.flat(value)
+        if tap.rows == "tokens" and len(rows) != len(self._real):
+            raise MeasurementError(f"{placement.site} holds {tuple(value.shape)}: its rows are not the batch's tokens")
+        view = group.views[index] if placement.once else group.part(*self._rows(placement, tap, len(rows)))
+        self.kernels[group.device].scan(rows.to(group.device), view)
+        self._calls[placement] = self._calls.get(placement, 0) + 1
+        if placement.site.component == "router" and placement.experts is None:
+            sent = chosen_experts(output, len(self._real))
+            if sent is not None:
+                self._count(placement, sent)
+        self.seconds += time.perf_counter() - start
+
+    def _rows(self, placement: Placement, tap: Tap, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which rows of a call are real, and where their tokens stand."""
+        if tap.rows == "tokens":
+            return self._real, self._place
+        if tap.rows == "unknown":
+            return torch.ones(count, dtype=torch.bool), torch.full((count,), UNTRACED)
+        routed = self._routed[placement].next(count).to(self._real.device)
+        if len(routed) != count:
+            raise MeasurementError(f"{placement.site} held other rows than its experts were sent: none can be told apart")
+        return self._real[routed], self._place[routed]
+
+    def _entering(self, number: int) -> Callable[..., None]:
+        def enter(*_: Any) -> None:
+            self._layer = self._layers_run if self.anatomy.stack.in_turns else number
+            self._layers_run += 1
+
+        return enter
+
+    def _routing(self, experts: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """What experts are told of where tokens go: it traces the rows of their gates, and counts tokens by expert."""
+        start = time.perf_counter()
+        index = chosen((*args, *kwargs.values()))
+        if index is not None:
+            for placement in self._sent_to[experts]:
+                if placement.order is not None:
+                    self._routed[placement] = _Routed(tokens(index, placement.order, len(experts.gate_up_proj)))
+                elif placement.site.component == "router" and len(index) == len(self._real):
+                    self._count(placement, index)
+        self.seconds += time.perf_counter() - start
+
+    def _count(self, placement: Placement, index: torch.Tensor) -> None:
+        device = self._slots[placement][0].device
+        counts = self._experts.get(placement) or ExpertTokens.zeros(placement.widths[0], device)
+        self._experts[placement] = counts.update(index.to(device), self._real.to(device))
+
+
+class _Routed:
+    """The tokens, int64 [n], of the rows that experts work on in a forward, handed out call by call."""
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        self.rows = rows
+        self.given = 0
+
+    def next(self, count: int) -> torch.Tensor:
+        """Those of the next call."""
+        self.given += count
+        return self.rows[self.given - count : self.given]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all have been handed out, and no more."""
+        return self.given == len(self.rows)
+
+
+def _home(device: torch.device) -> torch.device:
+    """Where tensors of a device are read: kernels know CPUs and CUDA devices; others lack float64."""
+    return device if device.type == "cuda" else torch.device("cpu")
+
+
+def _check_dtype(placement: Placement, dtype: torch.dtype) -> None:
+    if dtype not in ENCODINGS:
+        known = ", ".join(encoding.name for encoding in ENCODINGS.values())
+        name = str(dtype).removeprefix("torch.")
+        raise MeasurementError(f"{placement.site} holds {name}, which is none of {known}: convert the model to one of them")
+
+
+def _figures(placement: Placement, found: SiteResult, experts: list[int] | None, texts: Texts) -> SiteFigures:
+    high, low = (math.nan, math.nan) if found.high is None or found.low is None else (found.high, found.low)
+    moments, histogram = found.moments, found.histogram
+    largest = max(abs(high), abs(low))
+    return SiteFigures(
+        component=placement.site.component,
+        layer=placement.site.layer,
+        max=high,
+        min=low,
+        count=int(histogram.counts.sum()),
+        nan=found.nan,
+        inf=found.inf,
+        peak=None if found.peak is None else texts.location(found.peak),
+        mean=moments.mean,
+        std=moments.std,
+        rms=moments.rms,
+        abs_mean=moments.abs_mean,
+        abs_quantiles={str(q): histogram.quantile(q) for q in QUANTILES},
+        top=found.top,
+        crest=largest / moments.rms if moments.rms else math.nan,
+        sun=found.sun,
+        sqnr=sqnr(histogram),
+        approximate=not histogram.exact,
+        experts=experts,
+    )
