@@ -45,9 +45,18 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 # Where the sites of a layer are, written by hand in the order in which a forward is through with them.
 DENSE = {"attention": ".self_attn", "gate": ".mlp.gate_proj", "mlp": ".mlp", "hidden": ""}
-SPARSE = {"attention": ".self_attn", "router": ".mlp.gate", "mlp": ".mlp", "hidden": ""}
+NORMED = {  # Gemma's: a norm stands between what a component gives and what is added to the residual
+    "attention": ".self_attn",
+    "attention_write": ".post_attention_layernorm",
+    "gate": ".mlp.gate_proj",
+    "mlp": ".mlp",
+    "mlp_write": ".post_feedforward_layernorm",
+    "hidden": "",
+}
+SPARSE = {"attention": ".self_attn", "router": ".mlp.gate", "gate": ".mlp.experts", "mlp": ".mlp", "hidden": ""}
 LAYERS: dict[str, list[dict[str, str]]] = {
-    **dict.fromkeys(["llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"], [DENSE] * 3),
+    **dict.fromkeys(["llama", "qwen2", "qwen3", "gemma"], [DENSE] * 3),
+    **dict.fromkeys(["gemma2", "gemma3_text"], [NORMED] * 3),
     "gpt2": [{"attention": ".attn", "mlp": ".mlp", "hidden": ""}] * 3,
     "mixtral": [SPARSE] * 3,
     "qwen3_moe": [SPARSE, DENSE, SPARSE],
@@ -56,7 +65,7 @@ LAYERS: dict[str, list[dict[str, str]]] = {
 
 
 def site_paths(family: str) -> dict[tuple[str, int | None], str]:
-    """(component, layer) and module path of every site of a tiny model, in execution order."""
+    """(component, layer) and module path of every site of a tiny model, in execution order; of routed gates the experts'."""
     embedding, stack, norm = ("wte", "h", "ln_f") if family == "gpt2" else ("embed_tokens", "layers", "norm")
     paths: dict[tuple[str, int | None], str] = {("embedding", None): embedding}
     for number, layer in enumerate(LAYERS[family]):

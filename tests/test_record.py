@@ -288,7 +288,7 @@ def change(data: Any, *path: str | int, to: Any = None, drop: bool = False) -> A
         (lambda d: change(d, "peak", "value", to=-1.0), r"malformed at peak.value: .*greater than or equal to 0"),
         (lambda d: change(d, "peak", "feature", to=1.0), r"malformed at peak.feature: .*valid integer"),
         (lambda d: change(d, "peak", "layer", to=-1), r"malformed at peak.layer: .*greater than or equal to 0"),
-        (lambda d: change(d, "sites", 0, "component", to="head"), r"malformed at sites.0.component: .*'embedding'"),
+        (lambda d: change(d, "sites", 0, "component", to="head"), r"malformed at sites.0.component: .*embedding\|"),
         (lambda d: change(d, "sites", 0, "max", drop=True), r"malformed at sites.0.max: Field required"),
         (lambda d: change(d, "sites", to={}), "malformed at sites: .*valid list"),
         (

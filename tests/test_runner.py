@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -61,7 +62,7 @@ def site_of(record: Measurement, component: str, layer: int | None = None) -> Si
 
 
 def seen_by_hand(model: nn.Module, paths: Mapping[Any, str], batches: Iterable[Batch]) -> dict[Any, torch.Tensor]:
-    """What stands at module paths, as float64 [tokens, features] in order of (sample, position)."""
+    """What stands at module paths, as float64 [rows, features] in order of (sample, position), tokens k times where routed."""
     seen: dict[Any, list[torch.Tensor]] = {site: [] for site in paths}
     mask = torch.empty(0)
 
@@ -72,14 +73,43 @@ def seen_by_hand(model: nn.Module, paths: Mapping[Any, str], batches: Iterable[B
 
         return keep
 
-    handles = [model.get_submodule(path).register_forward_hook(keeper(site)) for site, path in paths.items()]
-    with torch.no_grad():
-        for batch in batches:
-            mask = batch["attention_mask"].flatten().bool()
-            model(**batch, use_cache=False)
-    for handle in handles:
-        handle.remove()
-    return {site: torch.cat(parts) for site, parts in seen.items()}
+    with ExitStack() as stack:
+        for site, path in paths.items():
+            module = model.get_submodule(path)
+            if path.endswith(".experts"):
+                stack.enter_context(gates_by_hand(module, lambda gates, into=seen[site]: into.append(gates[mask])))
+            else:
+                stack.callback(module.register_forward_hook(keeper(site)).remove)
+        with torch.no_grad():
+            for batch in batches:
+                mask = batch["attention_mask"].flatten().bool()
+                model(**batch, use_cache=False)
+    return {site: torch.cat(parts).flatten(0, -2) for site, parts in seen.items()}
+
+
+@contextmanager
+def gates_by_hand(experts: Any, keep: Callable[[torch.Tensor], None]) -> Iterator[None]:
+    """The gates of experts at each forward, float64 [tokens, k, features]: each row goes to the token that it can be of."""
+    original, expected = experts.forward, torch.empty(0)
+    interleaved = "GptOss" in type(experts).__name__
+
+    def forward(hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        nonlocal expected
+        matrices = experts.gate_up_proj.double()[index]
+        expected = torch.einsum("nd,nkdw->nkw" if interleaved else "nd,nkwd->nkw", hidden.double(), matrices)
+        expected += experts.gate_up_proj_bias[index] if interleaved else 0
+        return original(hidden, index, weights)  # type: ignore[no-any-return]
+
+    def apply_gate(gate_up: torch.Tensor) -> torch.Tensor:
+        distance, row = torch.cdist(expected.flatten(0, 1), gate_up.double()).min(1)
+        assert float(distance.max()) < 0.02 * float(gate_up.norm(dim=1).max())
+        gates = gate_up[:, ::2] if interleaved else gate_up.chunk(2, -1)[0]
+        keep(gates[row].double().reshape(*expected.shape[:2], -1))
+        return type(experts)._apply_gate(experts, gate_up)  # type: ignore[no-any-return]
+
+    experts.forward, experts._apply_gate = forward, apply_gate
+    yield
+    del experts.forward, experts._apply_gate
 
 
 PLACES = [(str(sample), position, token) for sample, ids in enumerate(SAMPLES) for position, token in enumerate(ids)]
@@ -98,7 +128,8 @@ def test_every_site_holds_to_the_bit_what_hooks_written_by_hand_see(family: str,
         assert (site.max, site.min) == (values.max().item(), values.min().item()), site
         assert (site.count, site.nan, site.inf) == (values.numel(), 0, 0), site
         place = int(values.abs().flatten().argmax())  # the first of equals
-        sample, position, token = PLACES[place // values.shape[1]]
+        row = place // values.shape[1]
+        sample, position, token = PLACES[row * len(PLACES) // len(values)]
         assert site.peak is not None
         assert (site.peak.sample, site.peak.position, site.peak.token_id) == (sample, position, token), site
         assert site.peak.feature == place % values.shape[1], site
@@ -111,7 +142,8 @@ def test_every_site_holds_to_the_bit_what_hooks_written_by_hand_see(family: str,
     assert record.peak.value == seen[holder].abs().max()
     assert record.peak.signed in (seen[holder].max(), seen[holder].min())
     assert abs(record.peak.signed) == record.peak.value
-    assert (record.peak.sample, record.peak.position) == PLACES[int(seen[holder].abs().amax(1).argmax())][:2]
+    row = int(seen[holder].abs().amax(1).argmax())
+    assert (record.peak.sample, record.peak.position) == PLACES[row * len(PLACES) // len(seen[holder])][:2]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["float32", "bfloat16", "float16"])
@@ -228,9 +260,9 @@ def test_the_record_says_what_was_measured() -> None:
     }
     assert record.model.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert (record.corpus.id, record.corpus.digest, record.corpus.samples, record.corpus.tokens) == ("batches", None, 3, 15)
-    assert measure(tiny_model("gpt2"), batches=alone(SAMPLES)).notes == [
-        "not observed: gate (GPT2MLP shows no separate gate projection) (layers 0 to 2)"
-    ]
+    model = tiny_model()
+    model.norm = nn.Identity()
+    assert measure(model, batches=alone(SAMPLES)).notes == ["not observed: final_norm (no norm runs after the last layer)"]
 
 
 # --- (c) Padding.
