@@ -61,7 +61,7 @@ class Observer:
                 self.groups.append(group)
                 self._slots |= {placement: (group, index) for index, placement in enumerate(members)}
         self._experts: dict[Placement, ExpertTokens] = {}
-        self._calls: dict[Placement, int] = {}
+        self._reached: set[tuple[Placement, Tap]] = set()
         self._routed: dict[Placement, _Routed] = {}
         self._sent_to: dict[nn.Module, list[Placement]] = {}
         for placement in anatomy.placements:
@@ -105,7 +105,7 @@ class Observer:
         """
         start = time.perf_counter()
         self._real, self._place = batch.real, batch.place
-        self._calls.clear()
+        self._reached.clear()
         self._routed.clear()
         self._layers_run = 0
         for group in self.groups:
@@ -114,8 +114,12 @@ class Observer:
         self.anatomy.core(**batch.inputs(device), use_cache=False)
         start = time.perf_counter()
         for placement in self.anatomy.placements:
-            if placement not in self._calls:
-                raise MeasurementError(f"{placement.site} ({placement.name}) was not reached by a batch: its peak is unknown")
+            missed = [tap for tap in placement.taps if (placement, tap) not in self._reached]
+            if len(missed) < len(placement.taps):  # of several experts with rows of their own some may be sent no token
+                missed = [tap for tap in missed if tap.rows != "unknown"]
+            if missed:
+                names = " and ".join(map(str, missed))
+                raise MeasurementError(f"{placement.site} ({names}) was not reached by a batch: its peak is unknown")
         for placement, routed in self._routed.items():
             if not routed.complete:
                 raise MeasurementError(f"{placement.site} held other rows than its experts were sent: none can be told apart")
@@ -150,14 +154,14 @@ class Observer:
                 f"{placement.site} changed its dtype from {group.encoding.name} to "
                 f"{ENCODINGS[value.dtype].name}: measure without autocast"
             )
-        if placement.once and placement in self._calls:
+        if placement.once and (placement, tap) in self._reached:
             raise MeasurementError(f"{placement.site} ({placement.name}) ran more than once in a batch")
         rows = tap.flat(value)
         if tap.rows == "tokens" and len(rows) != len(self._real):
             raise MeasurementError(f"{placement.site} holds {tuple(value.shape)}: its rows are not the batch's tokens")
         view = group.views[index] if placement.once else group.part(*self._rows(placement, tap, len(rows)))
         self.kernels[group.device].scan(rows.to(group.device), view)
-        self._calls[placement] = self._calls.get(placement, 0) + 1
+        self._reached.add((placement, tap))
         if placement.site.component == "router" and placement.experts is None:
             sent = chosen_experts(output, len(self._real))
             if sent is not None:
