@@ -80,7 +80,7 @@ def hooked(model: torch.nn.Module) -> list[str]:
 
 def tiny_model(family: str = "llama", *, seed: int = 0, dtype: torch.dtype = torch.float32, **sizes: Any) -> Any:
     """A randomly initialised base model of a family, in evaluation mode."""
-    config = AutoConfig.for_model(family, **SIZES | FAMILIES[family] | sizes)
+    config = AutoConfig.for_model(family, **SIZES | FAMILIES.get(family, MOE) | sizes)
     torch.manual_seed(seed)
     model = AutoModel.from_config(config, dtype=dtype).eval()
     with torch.no_grad():  # fresh weights make activations so small that a wrong site would hardly show

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from pytest_maxact.corpus import Corpus, Sample, load_corpus
-from pytest_maxact.errors import MeasurementError
+from pytest_maxact.errors import AnatomyError, MeasurementError
 from pytest_maxact.record import PART_OF_M, WITH_SUN, Measurement, Site, SiteFigures
 from pytest_maxact.reducers import kernels
 from pytest_maxact.reducers.encoding import ENCODINGS
@@ -619,6 +619,57 @@ def test_a_site_that_changes_its_dtype_is_an_error() -> None:
     mlp = model.layers[1].mlp
     replace_forward(mlp, lambda hidden_states: type(mlp).forward(mlp, hidden_states).bfloat16(), from_call=2)
     with pytest.raises(MeasurementError, match="mlp layer 1 changed its dtype from float32 to bfloat16: measure without"):
+        measure(model, batches=alone(SAMPLES))
+
+
+def test_an_output_without_a_tensor_is_an_error() -> None:
+    model = tiny_model()
+    replace_forward(model.layers[2], lambda hidden_states, **kwargs: ("no tensor",), from_call=2)
+    with pytest.raises(AnatomyError, match="a module gave str where a tensor was expected"):
+        measure(model, batches=alone(SAMPLES))
+
+
+def fails_with(experts: Any, rows: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
+    """Experts whose gate, from the second forward on, takes other rows than they are sent; None for none at all."""
+
+    def forward(hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        taken = rows(torch.ones(index.numel(), experts.gate_up_proj.shape[1]))
+        if taken is not None:
+            experts._apply_gate(taken)
+        return hidden
+
+    replace_forward(experts, forward, from_call=2)
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        (lambda gates: gates[1:], r"gate layer 1 held other rows than its experts were sent"),
+        (lambda gates: torch.cat([gates, gates]), r"gate layer 1 held other rows than its experts were sent"),
+        (lambda gates: None, r"gate layer 1 (\(.*experts, first half\) was not reached|held other rows)"),
+    ],
+    ids=["too few", "too many", "none"],
+)
+@pytest.mark.parametrize("family", ["mixtral", "qwen2_moe"])  # alone, and beside a shared expert
+def test_experts_that_work_on_other_rows_than_they_are_sent_are_an_error(
+    family: str, rows: Callable[[torch.Tensor], torch.Tensor | None], problem: str
+) -> None:
+    model = tiny_model(family)
+    fails_with(model.layers[1].mlp.experts, rows)
+    with pytest.raises(MeasurementError, match=problem):
+        measure(model, batches=alone(SAMPLES))
+
+
+def test_routed_experts_that_a_batch_does_not_reach_are_an_error_although_the_shared_one_is_reached() -> None:
+    model = tiny_model("qwen2_moe")
+    mlp = model.layers[1].mlp
+
+    def forward(hidden_states: torch.Tensor) -> torch.Tensor:
+        mlp.gate(hidden_states.flatten(0, 1))
+        return mlp.shared_expert(hidden_states)  # type: ignore[no-any-return]
+
+    replace_forward(mlp, forward, from_call=2)
+    with pytest.raises(MeasurementError, match=r"gate layer 1 \(what enters the gate of layers.1.mlp.experts, first half\)"):
         measure(model, batches=alone(SAMPLES))
 
 
