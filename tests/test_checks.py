@@ -786,7 +786,7 @@ def test_dominance_is_the_holder_and_the_ratio_of_hidden_to_the_rest(
     hidden: float, other: float, component: str, ratio_: float
 ) -> None:
     sites = [site("mlp", 0, other), site("attention", 0, other / 2), site("hidden", 0, hidden), site("router", 0, 1e9)]
-    assert outcome.dominance(sites) == Dominance(component=component, ratio=ratio_)  # type: ignore[arg-type]
+    assert outcome.dominance(sites) == Dominance(component=component, ratio=ratio_)
 
 
 def test_dominance_needs_finite_values_on_both_sides() -> None:

@@ -69,7 +69,7 @@ def seen_by_hand(model: nn.Module, paths: Mapping[Any, str], batches: Iterable[B
     def keeper(site: Any) -> Callable[..., None]:
         def keep(module: nn.Module, args: Any, output: Any) -> None:
             tensor = output[0] if isinstance(output, tuple) else output
-            seen[site].append(tensor.reshape(-1, tensor.shape[-1])[mask].to(torch.float64))
+            seen[site].append(tensor.reshape(len(mask), -1, tensor.shape[-1])[mask].to(torch.float64))
 
         return keep
 
@@ -77,7 +77,7 @@ def seen_by_hand(model: nn.Module, paths: Mapping[Any, str], batches: Iterable[B
         for site, path in paths.items():
             module = model.get_submodule(path)
             if path.endswith(".experts"):
-                stack.enter_context(gates_by_hand(module, lambda gates, into=seen[site]: into.append(gates[mask])))
+                stack.enter_context(gates_by_hand(module, keeper(site)))
             else:
                 stack.callback(module.register_forward_hook(keeper(site)).remove)
         with torch.no_grad():
@@ -88,7 +88,7 @@ def seen_by_hand(model: nn.Module, paths: Mapping[Any, str], batches: Iterable[B
 
 
 @contextmanager
-def gates_by_hand(experts: Any, keep: Callable[[torch.Tensor], None]) -> Iterator[None]:
+def gates_by_hand(experts: Any, keep: Callable[..., None]) -> Iterator[None]:
     """The gates of experts at each forward, float64 [tokens, k, features]: each row goes to the token that it can be of."""
     original, expected = experts.forward, torch.empty(0)
     interleaved = "GptOss" in type(experts).__name__
@@ -104,7 +104,7 @@ def gates_by_hand(experts: Any, keep: Callable[[torch.Tensor], None]) -> Iterato
         distance, row = torch.cdist(expected.flatten(0, 1), gate_up.double()).min(1)
         assert float(distance.max()) < 0.02 * float(gate_up.norm(dim=1).max())
         gates = gate_up[:, ::2] if interleaved else gate_up.chunk(2, -1)[0]
-        keep(gates[row].double().reshape(*expected.shape[:2], -1))
+        keep(experts, (), gates[row])
         return type(experts)._apply_gate(experts, gate_up)  # type: ignore[no-any-return]
 
     experts.forward, experts._apply_gate = forward, apply_gate
@@ -666,7 +666,7 @@ def test_routed_experts_that_a_batch_does_not_reach_are_an_error_although_the_sh
 
     def forward(hidden_states: torch.Tensor) -> torch.Tensor:
         mlp.gate(hidden_states.flatten(0, 1))
-        return mlp.shared_expert(hidden_states)  # type: ignore[no-any-return]
+        return mlp.shared_expert(hidden_states.flatten(0, 1)).view_as(hidden_states)  # type: ignore[no-any-return]
 
     replace_forward(mlp, forward, from_call=2)
     with pytest.raises(MeasurementError, match=r"gate layer 1 \(what enters the gate of layers.1.mlp.experts, first half\)"):
