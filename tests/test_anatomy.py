@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from pytest_maxact.anatomy import Anatomy, find_sites
 from pytest_maxact.errors import AnatomyError
 from tests.conftest import FAMILIES, breaks, hooked, passes_on, replace_forward, site_paths, tiny_model
+from tests.zoo import Entry, build, text_model
 
 
 def sites(anatomy: Anatomy) -> list[tuple[str, int | None]]:
@@ -225,3 +227,123 @@ def test_no_hook_stays_after_a_forward_that_fails() -> None:
     with pytest.raises(RuntimeError, match="broken on purpose"):
         find_sites(model)
     assert hooked(model) == []
+
+
+# --- Families whose layers are built in other ways. Each layer's sites, written by hand in the order in which they are through.
+
+ATTENTION, OUTPUT = ("attention", "self_attn"), ("hidden", "")
+DENSE = [ATTENTION, ("gate", "mlp.gate_proj"), ("mlp", "mlp"), OUTPUT]
+FUSED = [ATTENTION, ("gate", "mlp.gate_up_proj, first half"), ("mlp", "mlp"), OUTPUT]
+NORMED = [
+    ATTENTION,
+    ("attention_write", "post_attention_layernorm"),
+    ("gate", "mlp.gate_proj"),
+    ("mlp", "mlp"),
+    ("mlp_write", "post_feedforward_layernorm"),
+    OUTPUT,
+]
+
+
+def sparse(gate: str, router: str = "mlp.gate") -> list[tuple[str, str]]:
+    return [ATTENTION, ("router", router), ("gate", gate), ("mlp", "mlp"), OUTPUT]
+
+
+ROUTED = "what enters the gate of mlp.experts, first half"
+BERT = [("attention", "attention.output.dense"), ("mlp", "output.dense"), OUTPUT]
+GEMMA4 = [
+    ATTENTION,
+    ("attention_write", "post_attention_layernorm"),
+    ("router", "router"),
+    ("mlp", "mlp and experts"),
+    ("gate", "mlp.gate_proj and what enters the gate of experts, first half"),
+    ("mlp_write", "post_feedforward_layernorm"),  # of the sum of two norms, one a part
+    OUTPUT,
+]
+MIXER = [("attention", "mixer"), OUTPUT]
+ZAMBA2 = [
+    ("gate", "shared_transformer.feed_forward.gate_up_proj, first half"),
+    ("mlp", "shared_transformer.feed_forward"),
+    ("attention", "mamba_decoder.mamba and shared_transformer.self_attn"),
+    OUTPUT,
+]
+BUILT: dict[str, list[list[tuple[str, str]]]] = {
+    "causal-gemma2": [NORMED] * 3,
+    "causal-gemma3_text": [NORMED] * 3,
+    "causal-gemma4": [GEMMA4] * 3,
+    "causal-gpt2": [[("attention", "attn"), ("mlp", "mlp"), OUTPUT]] * 3,
+    "causal-mixtral": [sparse(ROUTED)] * 3,
+    "causal-gpt_oss": [sparse("what enters the gate of mlp.experts, even", "mlp.router")] * 3,
+    "causal-qwen2_moe": [sparse(f"{ROUTED} and mlp.shared_expert.gate_proj")] * 3,
+    "causal-deepseek_v3": [DENSE, *[sparse(f"{ROUTED} and mlp.shared_experts.gate_proj")] * 2],
+    "causal-phi3": [FUSED] * 3,
+    "causal-glm": [FUSED] * 3,
+    "causal-falcon_h1": [
+        [("attention", "mamba and self_attn"), ("gate", "feed_forward.gate_proj"), ("mlp", "feed_forward"), OUTPUT]
+    ]
+    * 3,
+    "causal-zamba2": [[("attention", "mamba"), OUTPUT]] * 2 + [ZAMBA2],
+    "image-mllama": [DENSE, [], DENSE],
+    "causal-nemotron_h": [MIXER, [("router", "mixer.gate"), ("mlp", "mixer"), OUTPUT], MIXER, [("mlp", "mixer"), OUTPUT]],
+    "causal-bert": [BERT] * 3,
+    "causal-bloom": [[("attention", "self_attention.dense"), ("mlp", "mlp.dense_4h_to_h"), OUTPUT]] * 2,
+    "causal-opt": [[ATTENTION, ("mlp", "fc2"), OUTPUT]] * 3,
+}
+NOTES = {
+    "causal-gemma4": ("not observed: per_layer_input_gate, per_layer_projection of Gemma4TextDecoderLayer (layers 0 to 2)",),
+    "causal-zamba2": ("not observed: linear of Zamba2HybridLayer (layer 2)",),
+    "causal-bert": ("not observed: final_norm (no norm runs after the last layer)",),
+    "image-mllama": ("not observed: layer 1, which run only with images",),
+}
+
+
+def built(name: str) -> Any:
+    """A tiny model of a family that takes text."""
+    kind, _, model_type = name.partition("-")
+    entry = Entry("image" if kind == "image" else "causal", model_type)
+    return text_model(entry, build(entry))
+
+
+def by_layer(anatomy: Anatomy) -> list[list[tuple[str, str]]]:
+    """What the sites of each layer are read from, by names below the layer."""
+    names = list(anatomy.stack.names.values())
+    found: list[list[tuple[str, str]]] = [[] for _ in names]
+    for placement in anatomy.placements:
+        layer = placement.site.layer
+        if layer is not None:
+            name = re.sub(rf"{re.escape(names[layer])}\.?", "", placement.name)
+            found[layer].append((placement.site.component, name))
+    return found
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_the_sites_of_each_layer_are_those_written_by_hand(name: str) -> None:
+    anatomy = find_sites(built(name))
+    assert by_layer(anatomy) == BUILT[name]
+    assert anatomy.notes == NOTES.get(name, ())
+
+
+def test_layers_that_run_in_turns_are_layers_of_their_own() -> None:
+    model = built("causal-hrm_text")
+    anatomy = find_sites(model)
+    low, high = ([f"{part}_module.layers.{layer}" for layer in (0, 1)] for part in "LH")
+    turns = [*(low * 3), *high] * 2
+    hidden = [placement for placement in anatomy.placements if placement.site.component == "hidden"]
+    assert [placement.site.layer for placement in hidden] == list(range(16))
+    assert [placement.name for placement in hidden] == turns
+    assert [str(p.taps[0]) for p in anatomy.placements if p.site.component == "gate"] == [
+        f"{layer}.mlp.gate_proj" for layer in turns
+    ]
+    assert len(sites(anatomy)) == len(set(sites(anatomy))) == 4 * 16 + 2
+    assert [note.partition(" (")[0] for note in anatomy.notes] == ["unusual: what enters is not what the layer before gave"]
+
+
+def test_inputs_of_linear_layers_are_sites_on_demand() -> None:
+    model = tiny_model()
+    anatomy = find_sites(model, linear_inputs=True)
+    inputs = [placement for placement in anatomy.placements if placement.site.component.startswith("input:")]
+    names = [*(f"self_attn.{letter}_proj" for letter in "qkvo"), *(f"mlp.{part}_proj" for part in ("gate", "up", "down"))]
+    expected = {(f"input:{name}", layer): f"layers.{layer}.{name}" for layer in range(3) for name in names}
+    assert {(p.site.component, p.site.layer): p.taps[0].name for p in inputs} == expected
+    assert {p.taps[0].at for p in inputs} == {"input"}
+    assert [site for site in sites(anatomy) if not site[0].startswith("input:")] == list(site_paths("llama"))
+    assert not any(p.site.part_of_m for p in inputs)
