@@ -41,15 +41,16 @@ class Peaks:
         """The state after these rows too."""
         largest = rows.largest.to(torch.int64)
         best = largest.amax(-1)
-        # Of rows whose token is not known the lowest feature wins, so that their order does not matter.
-        place = torch.where(rows.place == UNTRACED, UNTRACED + rows.spot.to(torch.int64), rows.place)
-        row = torch.where(largest == best[:, None], place, NOWHERE).argmin(-1, keepdim=True)
-        spot = rows.spot.gather(-1, row).squeeze(-1).to(torch.int64)
-        return self.merge(Peaks(best, torch.where(best < 0, NOWHERE, place.gather(-1, row).squeeze(-1)), spot))
+        # A routed token has several rows, and so has what is of no known token: the lowest spot wins, whatever their order.
+        places = torch.where(largest == best[:, None], rows.place, NOWHERE)
+        place = places.amin(-1)
+        spot = torch.where(places == place[:, None], rows.spot.to(torch.int64), NOWHERE).amin(-1)
+        return self.merge(Peaks(best, torch.where(best < 0, NOWHERE, place), torch.where(best < 0, -1, spot)))
 
     def merge(self, other: Peaks) -> Peaks:
         """The state of both streams together."""
-        wins = (other.largest > self.largest) | ((other.largest == self.largest) & (other.place < self.place))
+        earlier = (other.place < self.place) | ((other.place == self.place) & (other.spot < self.spot))
+        wins = (other.largest > self.largest) | ((other.largest == self.largest) & earlier)
         return Peaks(
             torch.where(wins, other.largest, self.largest),
             torch.where(wins, other.place, self.place),

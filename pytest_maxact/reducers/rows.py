@@ -14,7 +14,7 @@ from pytest_maxact.reducers.encoding import Encoding
 PATTERNS = 1 << 16
 TOP = 100
 NOWHERE = torch.iinfo(torch.int64).max
-UNTRACED = 0x7FFFFFFF << 32  # the least place of rows whose token is not known, beyond all others
+UNTRACED = 0x7FFFFFFF << 32  # the place of rows whose token is not known, beyond all others
 
 
 @dataclass(frozen=True)
