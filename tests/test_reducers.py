@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from pytest_maxact.reducers.exact import ExactSum
 from pytest_maxact.reducers.group import SiteGroup, SiteResult
 from pytest_maxact.reducers.kernels import eager
 from pytest_maxact.reducers.peak import PeakAt, Peaks
-from pytest_maxact.reducers.rows import NOWHERE, TOP, Rows, Totals
+from pytest_maxact.reducers.rows import NOWHERE, TOP, UNTRACED, Rows, Totals
 from pytest_maxact.reducers.samples import SamplePeaks
 from pytest_maxact.reducers.sun import Sun
 from pytest_maxact.reducers.wide import WideState
@@ -178,15 +179,15 @@ def finite_values(stream: Stream, site: int) -> list[float]:
 
 def expected_peak(stream: Stream, site: int) -> PeakAt | None:
     found = [
-        (-abs(value), sample, position, feature, value)
+        (-abs(value), sample, position, feature, -value)
         for (sample, position), row in values_of(stream, site)
         for feature, value in enumerate(row)
         if math.isfinite(value)
     ]
     if not found:
         return None
-    _, sample, position, feature, value = min(found)
-    return PeakAt(value + 0.0, sample, position, feature)  # a peak of zero has no sign
+    _, sample, position, feature, negated = min(found)
+    return PeakAt(0.0 - negated, sample, position, feature)  # a peak of zero has no sign
 
 
 def assert_moments(result: SiteResult, stream: Stream, site: int) -> None:
@@ -745,6 +746,95 @@ def test_each_sample_has_its_own_peak_and_a_router_is_none_of_the_model(dtype: t
     hidden = {layer: peaks.tolist() for layer, peaks in group.hidden_peaks().items()}
     nan = math.nan
     assert repr(hidden) == repr({1: [3.0, nan, 5.0, nan, nan, nan, nan], 0: [6.0, nan, 10.0, nan, nan, nan, nan]})
+
+
+# --- Sites with a group of their own: called several times, their rows routed tokens, or of no known token.
+
+ROUTED = Site(component="gate", layer=3)
+
+
+def in_calls(stream: Stream, calls: Sequence[Sequence[int]], *, traced: bool = True) -> SiteGroup:
+    """A group of one site, whose rows come in several calls of one batch; -1 for a padded one."""
+    group = SiteGroup(ENCODINGS[stream.dtype], stream.sites, CPU, samples=stream.samples, judged_by_sun=False)
+    group.begin(torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.int64))  # the batch's tokens, which say nothing
+    for rows in calls:
+        real, place = real_and_place(stream, rows)
+        if not traced:
+            place = torch.full_like(place, UNTRACED)
+        eager.scan(filled(stream, 0, rows), group.part(real, place))
+    group.take(torch.tensor([0]))
+    return group
+
+
+@st.composite
+def routed(draw: st.DrawFn, dtype: torch.dtype) -> Stream:
+    """Rows of experts: any token, any number of times, in any order."""
+    places = draw(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), min_size=1, max_size=8))
+    values = st.lists(st.sampled_from([0.0, 1.0, -1.0, 2.0, -2.5, math.nan, math.inf]), min_size=3, max_size=3)
+    rows = [draw(values) for _ in places]
+    return Stream([ROUTED], [torch.tensor(rows, dtype=dtype)], places)
+
+
+def cut(order: Sequence[int], data: st.DataObject) -> list[list[int]]:
+    places = sorted(data.draw(st.lists(st.integers(0, len(order)), max_size=3)))
+    return [list(order[start:end]) for start, end in itertools.pairwise([0, *places, len(order)])]
+
+
+@every_dtype
+@settings(deadline=None, max_examples=30)
+@given(data=st.data())
+def test_rows_in_several_calls_give_what_one_call_gives(dtype: torch.dtype, data: st.DataObject) -> None:
+    stream = data.draw(routed(dtype))
+    rows = [*range(len(stream.places)), -1]
+    whole = in_calls(stream, [rows])
+    several = in_calls(stream, [part for part in cut(data.draw(st.permutations(rows)), data) if part])
+    assert everything(several) == everything(whole)
+    [result] = several.finish()
+    expected = expected_peak(stream, 0)
+    assert result.peak == expected
+    for sample in range(3):
+        largest = [abs(v) for (of, _), row in values_of(stream, 0) for v in row if of == sample and math.isfinite(v)]
+        if sample < stream.samples:
+            assert several.sample_peaks()[sample] == max(largest, default=-1)
+
+
+@every_dtype
+@settings(deadline=None, max_examples=30)
+@given(data=st.data())
+def test_rows_of_no_known_token_have_a_peak_without_a_place_whatever_their_order(
+    dtype: torch.dtype, data: st.DataObject
+) -> None:
+    stream = data.draw(routed(dtype))
+    order = data.draw(st.permutations(range(len(stream.places))))
+    group = in_calls(stream, [part for part in cut(order, data) if part], traced=False)
+    assert everything(group) == everything(in_calls(stream, [range(len(order))], traced=False))
+    [result] = group.finish()
+    finite = finite_values(stream, 0)
+    assert group.sample_peaks().tolist() == [-1] * stream.samples
+    if not finite:
+        assert result.peak is None
+        return
+    assert result.peak is not None
+    largest = max(map(abs, finite))
+    spots = [(i, v) for _, row in values_of(stream, 0) for i, v in enumerate(row) if abs(v) == largest]
+    feature = min(i for i, _ in spots)
+    assert (result.peak.sample, result.peak.position, result.peak.feature) == (None, None, feature)
+    assert result.peak.signed in [value + 0.0 for i, value in spots if i == feature]
+    assert result.histogram.counts.sum() == stream.activations[0].numel()
+
+
+def test_of_equal_peaks_one_whose_token_is_known_wins() -> None:
+    stream = Stream([ROUTED], [torch.tensor([[3.0, 0.0], [0.0, -3.0]])], [(0, 0), (2, 7)])
+    for order in ([0, 1], [1, 0]):
+        group = SiteGroup(ENCODINGS[torch.float32], [ROUTED], CPU, samples=3, judged_by_sun=False)
+        group.begin(*real_and_place(stream, [0, 1]))
+        for row in order:
+            real, place = real_and_place(stream, [row])
+            eager.scan(filled(stream, 0, [row]), group.part(real, torch.full_like(place, UNTRACED) if row == 0 else place))
+        group.take(torch.tensor([0]))
+        [result] = group.finish()
+        assert result.peak == PeakAt(-3.0, 2, 7, 1)
+        assert group.sample_peaks().tolist() == [-1, -1, 3]
 
 
 # --- Exact sums.
