@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -83,17 +84,17 @@ class Observer:
     @contextmanager
     def hooked(self) -> Iterator[None]:
         """Hooks on all sites."""
-        at: dict[Tap, dict[int | None, Placement]] = {}
+        at: dict[Tap, dict[int | None, tuple[Placement, Tap]]] = {}
         for placement in self.anatomy.placements:
-            for tap in placement.taps:
-                at.setdefault(tap, {})[placement.site.layer] = placement
+            for tap in placement.taps:  # a module that layers share has a name in each
+                at.setdefault(replace(tap, name=""), {})[placement.site.layer] = (placement, tap)
         with ExitStack() as stack:
             if any(len(placements) > 1 for placements in at.values()):  # layers share modules
                 for number, module in enumerate(self.anatomy.stack.names):
                     stack.callback(module.register_forward_pre_hook(self._entering(number)).remove)
             for experts in self._sent_to:
                 stack.callback(experts.register_forward_pre_hook(self._routing, with_kwargs=True).remove)
-            stack.enter_context(tapped({tap: self._hook(tap, placements) for tap, placements in at.items()}))
+            stack.enter_context(tapped({tap: self._hook(placements) for tap, placements in at.items()}))
             yield
 
     def run(self, batch: Batch, device: torch.device) -> None:
@@ -139,10 +140,10 @@ class Observer:
         figures = [_figures(p, results[p.site], experts.get(p), texts) for p in self.anatomy.placements]
         return figures, arrays
 
-    def _hook(self, tap: Tap, placements: dict[int | None, Placement]) -> Callable[[torch.Tensor, Any], None]:
+    def _hook(self, placements: dict[int | None, tuple[Placement, Tap]]) -> Callable[[torch.Tensor, Any], None]:
         if len(placements) > 1:
-            return lambda value, output: self._observe(placements[self._layer], tap, value, output)
-        (placement,) = placements.values()
+            return lambda value, output: self._observe(*placements[self._layer], value, output)
+        ((placement, tap),) = placements.values()
         return lambda value, output: self._observe(placement, tap, value, output)
 
     def _observe(self, placement: Placement, tap: Tap, value: torch.Tensor, output: Any) -> None:
@@ -191,7 +192,10 @@ class Observer:
         start = time.perf_counter()
         index = chosen((*args, *kwargs.values()))
         if index is not None:
-            for placement in self._sent_to[experts]:
+            sent_to = self._sent_to[experts]
+            if len({placement.site.layer for placement in sent_to}) > 1:
+                sent_to = [placement for placement in sent_to if placement.site.layer == self._layer]
+            for placement in sent_to:
                 if placement.order is not None:
                     self._routed[placement] = _Routed(tokens(index, placement.order, len(experts.gate_up_proj)))
                 elif placement.site.component == "router" and len(index) == len(self._real):
