@@ -108,6 +108,7 @@ class Plan:
             "model": [model.id, model.revision, model.fingerprint, small_files_digest(model)],
             "corpus": [self.corpus.id, self.corpus.digest],
             "settings": [settings.dtype, settings.max_length, settings.special_tokens, settings.batch_tokens],
+            "sites": list(settings.sites),
         }
 
     def load(self) -> Checkpoint:
@@ -130,7 +131,7 @@ class Plan:
         limits: dict[str, Any] = {
             name: getattr(self.settings, name) for name in ("max_length", "special_tokens", "batch_tokens")
         }
-        measurement = measure(checkpoint, corpus=self.corpus, progress=progress, **limits)
+        measurement = measure(checkpoint, corpus=self.corpus, sites=self.settings.sites, progress=progress, **limits)
         if not self.settings.benchmark:
             return measurement
         cost = overhead(checkpoint.model, checkpoint.tokenizer, self.corpus, **limits)

@@ -532,7 +532,8 @@ class Baseline(Record):
                 f"the first is {broken[0] if broken else 'unknown'}; measure a healthy checkpoint instead"
             )
         peak = measurement.peak
-        sites = sorted(measurement.sites, key=lambda s: (s.component, -1 if s.layer is None else s.layer))
+        kept = [s for s in measurement.sites if not s.component.startswith(INPUT)]  # they follow from what was asked for
+        sites = sorted(kept, key=lambda s: (s.component, -1 if s.layer is None else s.layer))
         return cls(
             model=BaselineModel(**{name: getattr(measurement.model, name) for name in BaselineModel.model_fields}),
             corpus=BaselineCorpus(**{name: getattr(measurement.corpus, name) for name in BaselineCorpus.model_fields}),

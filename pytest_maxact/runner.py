@@ -6,7 +6,7 @@ import math
 import platform
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any
@@ -22,7 +22,7 @@ from pytest_maxact.anatomy import Anatomy, find_sites, text_config
 from pytest_maxact.batching import Batch, Texts, Work, from_batches, from_corpus
 from pytest_maxact.checkpoint import Checkpoint
 from pytest_maxact.corpus import Corpus, SpecialTokens, load_corpus
-from pytest_maxact.errors import MeasurementError
+from pytest_maxact.errors import MeasurementError, SettingsError
 from pytest_maxact.observer import Observer
 from pytest_maxact.record import (
     Environment,
@@ -31,12 +31,14 @@ from pytest_maxact.record import (
     SampleFigures,
     Timing,
 )
+from pytest_maxact.report.explain import Row, explain_lines
 from pytest_maxact.wrappers import as_written, unwrapped
 
 # More tokens a forward gain nothing beyond these; less memory than they need halves them.
 CPU_BATCH_TOKENS = 4096
 GPU_BATCH_TOKENS = 16384
 LEAST_BATCH_TOKENS = 512
+LINEAR_INPUTS = "+linear-inputs"
 
 Progress = Callable[[int, int], None]
 
@@ -51,6 +53,7 @@ def measure(
     max_length: int | None = None,
     special_tokens: SpecialTokens = "none",
     batch_tokens: int | None = None,
+    sites: Collection[str] = (),
     progress: Progress | None = None,
 ) -> Measurement:
     """Run a corpus through a model once and record what every site held; M is that of arXiv 2605.15572.
@@ -69,6 +72,7 @@ def measure(
         max_length: tokens kept of a sample; the least of 4096 and the model's context by default.
         special_tokens: what is put around a text: `none`, `tokenizer` or `chat`.
         batch_tokens: token budget of a batch, padding counted; by device and free memory where not given.
+        sites: further ones that are recorded: `+linear-inputs`, what enters each linear layer of the decoder's layers.
         progress: called with the tokens done and the tokens in all, at the start and after each batch.
 
     Returns:
@@ -76,17 +80,21 @@ def measure(
 
     Raises:
         CorpusError: where the corpus cannot be found, read, or does not fit the model.
+        SettingsError: where there are no such further sites.
         AnatomyError: where the model's sites cannot be found with certainty, or it is sharded or has virtual tokens.
         MeasurementError: where a site was never reached, the activations have a dtype that cannot be judged, autocast is on,
             batches are not as above, or there are no tokens.
 
     """
+    unknown = [name for name in sites if name != LINEAR_INPUTS]
+    if unknown:
+        raise SettingsError(f"there are no sites {unknown[0]!r} to add: there are {LINEAR_INPUTS}")
     checkpoint = model if isinstance(model, Checkpoint) else None
     if isinstance(model, Checkpoint):
         model, tokenizer = model.model, model.tokenizer
     model = unwrapped(model)
     with observing(model):
-        anatomy = find_sites(model)
+        anatomy = find_sites(model, linear_inputs=LINEAR_INPUTS in sites)
         device = device_of(anatomy)
         if batches is None:
             chosen = load_corpus(corpus) if isinstance(corpus, str) else corpus
@@ -98,7 +106,7 @@ def measure(
             work = work.without_padding()
         observer = Observer(anatomy, len(work.names))
         seconds = _run(observer, work.batches, device, progress)
-    sites, arrays = observer.finish(Texts(work, tokenizer))
+    figures, arrays = observer.finish(Texts(work, tokenizer))
     record = Measurement(
         model=_describe(anatomy, model, checkpoint),
         corpus=work.facts,
@@ -112,13 +120,13 @@ def measure(
             batch_tokens=work.batch_tokens,
             kernel=observer.kernel,
         ),
-        peak=outcome.peak(sites),
-        dominance=outcome.dominance(sites),
-        sun=outcome.sun(sites),
-        trajectory=outcome.trajectory(sites),
-        sites=sites,
+        peak=outcome.peak(figures),
+        dominance=outcome.dominance(figures),
+        sun=outcome.sun(figures),
+        trajectory=outcome.trajectory(figures),
+        sites=figures,
         samples=_samples(work, observer),
-        notes=[*anatomy.notes, *outcome.unused_experts(sites), *_slow_cpu(anatomy.core, device), *observer.notes],
+        notes=[*anatomy.notes, *outcome.unused_experts(figures), *_slow_cpu(anatomy.core, device), *observer.notes],
         timing=Timing(
             seconds=seconds,
             tokens_per_s=work.facts.tokens / seconds,
@@ -127,6 +135,22 @@ def measure(
         ),
     )
     return record.with_arrays(arrays)
+
+
+def explain(checkpoint: Checkpoint, *, sites: Collection[str] = ()) -> list[str]:
+    """Where the sites of a checkpoint are and how each was found, as lines of 80 columns.
+
+    Raises:
+        AnatomyError: as `measure` does.
+
+    """
+    model = unwrapped(checkpoint.model)
+    with observing(model):
+        anatomy = find_sites(model, linear_inputs=LINEAR_INPUTS in sites)
+    rows = [Row(placement.site, placement.name, placement.rule) for placement in anatomy.placements]
+    facts = _describe(anatomy, model, checkpoint)
+    title = f"{facts.id}: {facts.architecture}, {facts.layers} layers ({anatomy.stack.rule}), {facts.dtype}"
+    return explain_lines(title, rows, anatomy.notes)
 
 
 def _samples(work: Work, observer: Observer) -> list[SampleFigures]:

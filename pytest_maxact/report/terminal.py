@@ -12,7 +12,7 @@ from pytest_maxact.checks import growth
 from pytest_maxact.checks.sun import describe
 from pytest_maxact.checks.verdict import Tolerance
 from pytest_maxact.history import Point
-from pytest_maxact.record import Baseline, Measurement, Overhead, Peak, Site
+from pytest_maxact.record import INPUT, Baseline, Measurement, Overhead, Peak, Site
 from pytest_maxact.wording import number, ratio, token_in_context
 
 WIDTH = 80
@@ -121,14 +121,12 @@ def _cost(overhead: Overhead | None) -> list[str]:
 
 
 def _table(measurement: Measurement, baseline: Baseline | None) -> list[str]:
-    sites = sorted((site for site in measurement.sites if site.peak is not None), key=lambda site: -site.value)
-    lines = [
-        f"{'largest sites':<24}{'max |a|':>14}{'baseline':>14}{'ratio':>10}"
-        if baseline
-        else f"{'largest sites':<24}{'max |a|':>14}"
-    ]
+    shown = [site for site in measurement.sites if site.peak is not None and not site.component.startswith(INPUT)]
+    sites = sorted(shown, key=lambda site: -site.value)
+    lines = [f"{'largest sites':<38}{'max |a|':>14}" + (f"{'baseline':>14}{'ratio':>10}" if baseline else "")]
     for site in sites[:LARGEST_SITES]:
-        line = f"{site!s:<24}{number(site.value):>14}"
+        name = str(site) if site.part_of_m else f"{site} (no part of M)"
+        line = f"{name:<38}{number(site.value):>14}"
         stored = baseline.site(site.component, site.layer) if baseline else None
         if stored is not None:
             line += f"{number(stored.value):>14}{ratio(site.value, stored.value):>10}"
