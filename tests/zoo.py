@@ -1,0 +1,175 @@
+"""A tiny random model of every decoder in transformers: whether the sites are found is shown on all of them.
+
+The models come from configs alone: a family's own default config, made small by `SIZES` (names that mean the same in
+every family) and `SPECIAL` (what one family needs besides). A newer transformers adds entries of itself; they have to
+build with these tables, or to be listed in `UNBUILDABLE` with the reason.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
+
+
+class Entry(NamedTuple):
+    """A model type of one of transformers' two mappings: a causal language model, or image and text to text."""
+
+    kind: Literal["causal", "image"]
+    model_type: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}-{self.model_type}"
+
+
+# Sizes of different things differ where no architecture forbids it, so that a tensor taken for another has another width.
+HIDDEN, INTERMEDIATE, EXPERT, VOCABULARY, LAYERS, IMAGE, PATCH = 64, 96, 48, 128, 3, 56, 14
+_SIZES: dict[int, str] = {
+    HIDDEN: """hidden_size d_model n_embd dim_model emb_dim embedding_dim embed_dim embedding_size input_embedding_size
+        word_embed_proj_dim out_hidden_size text_hidden_size projection_dim projector_hidden_size vision_hidden_size
+        attention_hidden_size lru_width encoder_hidden_size hidden_size_global output_embedding_size output_hidden_size
+        projection_hidden_size projector_output_dim projector_input_dim text_embed_dim vision_output_dim d_embed
+        image_text_hidden_size adapter_out_dim patch_embed_hidden_size decoder_hidden_size pooler_output_size
+        image_token_embed_dim pronunciation_embed_dim shape_embed_dim ple_embed_dim projector_hidden_dim output_dim
+        backbone_hidden_size protein_hidden_size output_channels cross_attention_hidden_size""",
+    INTERMEDIATE: """intermediate_size ffn_dim decoder_ffn_dim encoder_ffn_dim n_inner d_ff dff dim_ff d_inner mlp_dim
+        ffn_hidden_size feed_forward_size dense_intermediate_size intermediate_size_mlp aligner_intermediate_size
+        shared_intermediate_size prefix_dense_intermediate_size alignment_intermediate_size projection_intermediate_size
+        downsample_hidden_size merger_intermediate_size merged_hidden_size projection_hidden_dim""",
+    EXPERT: """moe_intermediate_size expert_ffn_hidden_size shared_expert_intermediate_size moe_hidden_size share_expert_dim
+        moe_shared_expert_intermediate_size shared_experts_intermediate_size router_hidden_size mamba_intermediate_size""",
+    VOCABULARY: """vocab_size decoder_vocab_size vocab_size_per_layer_input unpadded_vocab_size pronunciation_vocab_size
+        shape_vocab_size audio_vocab_size""",
+    LAYERS: """num_hidden_layers num_layers n_layer n_layers decoder_layers num_decoder_layers num_layers_per_stack""",
+    2: """encoder_layers num_encoder_layers depth layers resampler_depth conf_num_hidden_layers num_global_layers
+        num_key_value_heads num_kv_heads kv_n_heads n_kv_heads decoder_sparse_step num_experts_per_tok moe_topk moe_k
+        moe_top_k num_experts_per_token top_k_experts n_group num_expert_group linear_num_key_heads n_groups
+        num_random_blocks number_of_groups resampler_num_key_value_heads num_key_value_heads_per_layer index_n_heads_kv
+        swa_num_key_value_heads indexer_kv_heads hc_sinkhorn_iters topk_group expert_layer_period n_mamba_heads
+        query_groups num_query_groups mamba_n_groups mamba_ngroups num_mem_blocks""",
+    4: """num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads attention_heads
+        num_experts num_local_experts n_routed_experts moe_num_experts linear_num_value_heads linear_num_heads
+        swa_num_attention_heads num_decoder_attention_heads num_encoder_attention_heads num_sliding_attention_heads
+        index_n_heads indexer_n_heads resampler_n_heads conf_num_attention_heads zero_expert_num
+        attn_layer_period layer_group_size global_attn_every_n_layers resampler_n_latents heads_per_ngram
+        resampler_heads resampler_num_latents num_query_tokens latent_query_num adapter_rank gated_norm_rank laurel_rank""",
+    8: """mamba_n_heads mamba_num_heads mamba_d_state ssm_state_size state_size time_step_rank mamba_dt_rank index_topk
+        block_size hc_lowrank o_lora_rank num_patches_h attention_window_size conf_attention_chunk_size chunk_length
+        qk_rope_head_dim pos_emb_height pos_emb_width ngram_vocab_size_base image_seq_length mm_tokens_per_image
+        num_image_tokens hidden_size_per_layer_input split_ngram_parts d_rel""",
+    16: """head_dim d_kv d_head dim_head kv_channels attention_head_dim attention_head_size qk_nope_head_dim v_head_dim
+        global_head_dim swa_head_dim index_head_dim indexer_head_dim linear_key_head_dim linear_value_head_dim swa_v_head_dim
+        linear_head_dim mamba_d_head mamba_head_dim resampler_head_dim resampler_dim_head sliding_window local_attention
+        sliding_window_size window_size mamba_chunk_size chunk_size kda_head_dim attention_chunk_size rel_extent
+        local_attention_window_len keep_window_size num_position_embeddings_h num_buckets""",
+    24: "kv_lora_rank",
+    32: "q_lora_rank",
+    256: """max_position_embeddings n_positions n_ctx max_target_positions max_source_positions max_seq_len position_embedding_size
+        context_length max_2d_position_embeddings""",
+}
+SIZES: dict[str, int] = {name: size for size, names in _SIZES.items() for name in names.split()}
+LAYER_COUNTS = {*_SIZES[LAYERS].split(), "encoder_layers", "num_encoder_layers", "depth", "layers"}
+ONE = {"first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", "num_nextn_predict_layers"}
+TOKEN = re.compile(r"_(token_id|token_index|id|index)$")
+
+# What one family needs besides, by model type of the (sub-)config: names left out are as `SIZES` has them.
+SPECIAL: dict[str, dict[str, Any]] = {}
+
+UNBUILDABLE: dict[Entry, str] = {}
+
+
+def entries() -> list[Entry]:
+    """Every entry of the installed transformers' two mappings; a model type that is in both is there twice."""
+    causal = [Entry("causal", model_type) for model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]
+    image = [Entry("image", model_type) for model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES]
+    return causal + image
+
+
+def build(entry: Entry, seed: int = 0) -> nn.Module:
+    """The tiny model of an entry: float32 on the CPU, in evaluation mode, the same for the same seed.
+
+    Whatever transformers raises, where the entry cannot be built.
+    """
+    auto = AutoModelForCausalLM if entry.kind == "causal" else AutoModelForImageTextToText
+    config = small(CONFIG_MAPPING[entry.model_type](), {})
+    torch.manual_seed(seed)
+    model: nn.Module = auto.from_config(config, dtype=torch.float32).eval()
+    _enliven(model, torch.Generator().manual_seed(seed))
+    return model
+
+
+def small(config: Any, tokens: dict[int, int]) -> Any:
+    """A family's config made anew with small sizes, sub-configs too; `tokens` maps special tokens to ids that are left."""
+    special = SPECIAL.get(config.model_type, {})
+    fields = {name: value for name, value in vars(config).items() if not name.startswith("_")}
+    sizes: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, PreTrainedConfig):
+            sizes[name] = small(value, tokens)
+        elif name in SIZES and isinstance(value, int) and not isinstance(value, bool):
+            sizes[name] = min(value, SIZES[name])
+        elif name in ONE and isinstance(value, int):
+            sizes[name] = min(value, 1)
+        elif TOKEN.search(name) and isinstance(value, (int, list)):
+            sizes[name] = _token(value, tokens)
+        elif name == "image_size":
+            sizes[name] = (IMAGE, IMAGE) if isinstance(value, (list, tuple)) else IMAGE
+        elif name == "patch_size" and isinstance(value, int):
+            sizes[name] = min(value, PATCH)
+    sizes |= _fewer_layers(fields, sizes | special)
+    return type(config)(**sizes | special)
+
+
+def _token(value: Any, tokens: dict[int, int]) -> Any:
+    if isinstance(value, list):
+        return [_token(one, tokens) for one in value]
+    return value if value < 3 else tokens.setdefault(value, VOCABULARY - 1 - len(tokens))
+
+
+def _fewer_layers(fields: dict[str, Any], sizes: dict[str, Any]) -> dict[str, Any]:
+    """The number of layers that shows every kind of layer once, and all that the config lists by layer, for those layers."""
+    counts = [name for name in fields if name in LAYER_COUNTS and isinstance(fields[name], int)]
+    if not counts:
+        return {}
+    count = max(fields[name] for name in counts)
+    listed = {name: list(value) for name, value in fields.items() if isinstance(value, (list, tuple)) and len(value) == count}
+    listed = {name: value for name, value in listed.items() if name not in sizes}
+    if not listed:
+        return {}
+    kinds = list(zip(*listed.values(), strict=True))
+    first = sorted({kind: index for index, kind in reversed(list(enumerate(map(repr, kinds))))}.values())
+    if len(first) > 8:
+        first = first[:LAYERS]
+    spare = (index for index in range(count) if index not in first)
+    chosen = sorted([*first, *itertools.islice(spare, max(0, LAYERS - len(first)))])
+    return {name: [value[index] for index in chosen] for name, value in listed.items()} | {
+        name: len(chosen) for name in counts if fields[name] == count
+    }
+
+
+def _enliven(model: nn.Module, generator: torch.Generator) -> None:
+    """Weights under which every part of a layer matters: nothing zero or one that training would move."""
+    with torch.no_grad():
+        for name, tensor in _weights(model):
+            noise = torch.randn(tensor.shape, generator=generator)
+            constant = bool((tensor == tensor.flatten()[0]).all())
+            if constant:
+                tensor.add_(0.2 * noise)
+            elif tensor.ndim > 1 and not name.endswith("A_log"):
+                fan_in = math.sqrt(tensor[0].numel() if tensor.ndim == 2 else tensor[0].numel())
+                tensor.copy_(noise / fan_in)
+
+
+def _weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from ((name, tensor.data) for name, tensor in model.named_parameters() if tensor.numel())
