@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
+import transformers
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedConfig
+from transformers import CLIPVisionConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -52,13 +53,13 @@ _SIZES: dict[int, str] = {
     VOCABULARY: """vocab_size decoder_vocab_size vocab_size_per_layer_input unpadded_vocab_size pronunciation_vocab_size
         shape_vocab_size audio_vocab_size""",
     LAYERS: """num_hidden_layers num_layers n_layer n_layers decoder_layers num_decoder_layers num_layers_per_stack""",
-    2: """encoder_layers num_encoder_layers depth layers resampler_depth conf_num_hidden_layers num_global_layers
+    2: """depth layers resampler_depth conf_num_hidden_layers num_global_layers
         num_key_value_heads num_kv_heads kv_n_heads n_kv_heads decoder_sparse_step num_experts_per_tok moe_topk moe_k
         moe_top_k num_experts_per_token top_k_experts n_group num_expert_group linear_num_key_heads n_groups
         num_random_blocks number_of_groups resampler_num_key_value_heads num_key_value_heads_per_layer index_n_heads_kv
         swa_num_key_value_heads indexer_kv_heads hc_sinkhorn_iters topk_group expert_layer_period n_mamba_heads
         query_groups num_query_groups mamba_n_groups mamba_ngroups num_mem_blocks""",
-    4: """num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads attention_heads
+    4: """encoder_layers num_encoder_layers num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads attention_heads
         num_experts num_local_experts n_routed_experts moe_num_experts linear_num_value_heads linear_num_heads
         swa_num_attention_heads num_decoder_attention_heads num_encoder_attention_heads num_sliding_attention_heads
         index_n_heads indexer_n_heads resampler_n_heads conf_num_attention_heads zero_expert_num
@@ -66,9 +67,9 @@ _SIZES: dict[int, str] = {
         resampler_heads resampler_num_latents num_query_tokens latent_query_num adapter_rank gated_norm_rank laurel_rank""",
     8: """mamba_n_heads mamba_num_heads mamba_d_state ssm_state_size state_size time_step_rank mamba_dt_rank index_topk
         block_size hc_lowrank o_lora_rank num_patches_h attention_window_size conf_attention_chunk_size chunk_length
-        qk_rope_head_dim pos_emb_height pos_emb_width ngram_vocab_size_base image_seq_length mm_tokens_per_image
+        qk_nope_head_dim pos_emb_height pos_emb_width ngram_vocab_size_base image_seq_length mm_tokens_per_image
         num_image_tokens hidden_size_per_layer_input split_ngram_parts d_rel""",
-    16: """head_dim d_kv d_head dim_head kv_channels attention_head_dim attention_head_size qk_nope_head_dim v_head_dim
+    16: """head_dim d_kv d_head dim_head kv_channels attention_head_dim attention_head_size qk_rope_head_dim v_head_dim
         global_head_dim swa_head_dim index_head_dim indexer_head_dim linear_key_head_dim linear_value_head_dim swa_v_head_dim
         linear_head_dim mamba_d_head mamba_head_dim resampler_head_dim resampler_dim_head sliding_window local_attention
         sliding_window_size window_size mamba_chunk_size chunk_size kda_head_dim attention_chunk_size rel_extent
@@ -84,7 +85,115 @@ ONE = {"first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", "nu
 TOKEN = re.compile(r"_(token_id|token_index|id|index)$")
 
 # What one family needs besides, by model type of the (sub-)config: names left out are as `SIZES` has them.
-SPECIAL: dict[str, dict[str, Any]] = {}
+# A dictionary goes into a sub-config (or into rope_parameters) of that name, on top of what that has of its own.
+def _mrope(*section: int) -> dict[str, Any]:
+    return {"rope_parameters": {"mrope_section": list(section)}}
+
+
+_ROPES = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
+_GEMMA_MOE = {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 40}
+_EXPERTS = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
+# timm's towers need torchvision; the text decoder is the same after another tower
+_TOWER = CLIPVisionConfig(
+    hidden_size=HIDDEN, intermediate_size=INTERMEDIATE, num_hidden_layers=2, num_attention_heads=4, image_size=IMAGE, patch_size=14
+)
+SPECIAL: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1], "mamba_d_head": 16},
+    "blt": {"encoder_hash_byte_group_vocab": 32},
+    "chameleon": {"vocabulary_map": {"<image>": 100}},
+    "chameleon_vqgan": {"base_channels": 32, "num_embeddings": 32},
+    "codegen": {"rotary_dim": 8},
+    "cohere_compass_text": {
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "rope_parameters": {"sliding_attention": _ROPES, "full_attention": _ROPES},
+    },
+    "cosmos3_edge": {"text_config": _mrope(4, 2, 2)},
+    "deepseek_ocr2_text": _EXPERTS | {"mlp_layer_types": ["dense", "sparse", "sparse"]},
+    "diffusion_gemma_text": _GEMMA_MOE | {"global_head_dim": 32},
+    "dots1": _EXPERTS | {"n_shared_experts": 1, "n_group": 1, "topk_group": 1},
+    "dots3_note_text": {
+        "swa_num_attention_heads": 4,
+        "swa_num_key_value_heads": 4,
+        "swa_q_lora_rank": 32,
+        "swa_kv_lora_rank": 24,
+        "swa_head_dim": 24,
+        "swa_qk_nope_head_dim": 8,
+        "swa_v_head_dim": 16,
+    },
+    "emu3": {"vocabulary_map": {"<image>": 100}},
+    "emu3_vqgan": {"base_channels": 32, "codebook_size": 32},
+    "ernie4_5_vl_moe_text": {"moe_intermediate_size": [48, 40]} | _mrope(2, 2, 4),
+    "falcon_h1": {"mamba_d_ssm": 128, "mamba_d_head": 16},
+    "fast_vlm": {"vision_config": _TOWER},
+    "florence_vision": {
+        "depths": (1, 1, 1, 1),
+        "embed_dim": (16, 32, 32, 64),
+        "num_heads": (2, 2, 2, 2),
+        "num_groups": (2, 2, 2, 2),
+        "projection_dim": HIDDEN,
+    },
+    "gemma3n": {"vision_config": _TOWER},
+    "gemma3n_text": {  # layers that use the keys and values of others, and sparse ones, of both kinds of attention
+        "num_hidden_layers": 5,
+        "layer_types": [f"{kind}_attention" for kind in ("sliding", "full", "sliding", "sliding", "full")],
+        "num_kv_shared_layers": 2,
+        "activation_sparsity_pattern": [0.95, 0.95, 0.0, 0.0, 0.0],
+        "intermediate_size": [INTERMEDIATE] * 5,
+    },
+    "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0}},
+    "gemma4_text": {"global_head_dim": 32},
+    "gemma4_unified_text": {"global_head_dim": 32},
+    "glm4v_text": _mrope(4, 2, 2),
+    "glm4v_moe_text": _mrope(2, 1, 1),
+    "glm_ocr_text": _mrope(4, 2, 2),
+    "glm5_next_text": {"num_key_value_heads": 4, "index_topk": 16, "index_kpool": 4},
+    "gptj": {"rotary_dim": 8},
+    "granite4_vision": {"downsample_rate": "1/2", "deepstack_layer_map": [[0, 0], [1, 1]], "spatial_target_layers": [0, 1, 2, 2]},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention", "linear_attention"], "mamba_d_head": 16},
+    # num_hidden_layers counts calls: a stack's layers, times two cycles of three low and one high stack
+    "hrm_text": {"num_layers_per_stack": 2, "num_hidden_layers": 16},
+    "hunyuan_vl_text": _mrope(2, 2, 2, 2),
+    "inkling_vision": {"patch_size": 4, "num_hidden_layers": 4},  # fewer layers than scales would need scipy
+    "jamba": {"attn_layer_offset": 1},
+    "janus_vqgan": {"base_channels": 32, "num_embeddings": 32, "channel_multiplier": (1, 1)},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"]},
+    "mamba2": {"head_dim": 16, "num_heads": 8},
+    "mistral4": {"qk_nope_head_dim": 16},
+    "molmo2_vit": {"image_size": [IMAGE, IMAGE]},
+    "muse_spark_audio": {"hidden_sizes": (16, 16, 32, 32), "depths": (1, 1, 1, 1), "num_hidden_layers": 4, "patch_sizes": (4, 2, 2, 2)},
+    "nemotron": {"num_key_value_heads": 2},
+    "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},
+    "paddleocr_vl_text": _mrope(4, 2, 2),
+    "perception_lm": {"vision_config": _TOWER},
+    "qwen2_5_omni_text": _mrope(4, 2, 2),
+    "qwen2_5_vl_text": _mrope(4, 2, 2),
+    "qwen2_vl_text": _mrope(4, 2, 2),
+    "qwen4_exp_text": {
+        "ple_layer_ids": [1],
+        "indexer_n_heads": 4,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 16,
+        "indexer_budget": 16,
+        "indexer_compress_ratio": 4,
+    },
+    "reformer": {"is_decoder": True, "axial_pos_shape": (16, 16), "axial_pos_embds_dim": (32, 32)},
+    "step3p5": {
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "mlp_layer_types": ["dense", "sparse", "sparse"],
+        "sliding_window": 16,
+        "num_sliding_attention_heads": 8,
+    },
+    "xlstm": {"hidden_size": 128, "embedding_dim": 128},  # widths are rounded up to multiples of 64
+    "xmod": {"default_language": "en_XX"},
+    "zamba": {
+        "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"],
+        "num_hidden_layers": 4,
+        "attention_hidden_size": 2 * HIDDEN,
+        "attention_head_dim": 32,
+        "num_key_value_heads": 4,
+    },
+    "zamba2": {"attention_hidden_size": 2 * HIDDEN, "attention_head_dim": 32, "num_key_value_heads": 4, "n_mamba_heads": 8},
+}
 
 UNBUILDABLE: dict[Entry, str] = {}
 
@@ -101,22 +210,38 @@ def build(entry: Entry, seed: int = 0) -> nn.Module:
 
     Whatever transformers raises, where the entry cannot be built.
     """
-    auto = AutoModelForCausalLM if entry.kind == "causal" else AutoModelForImageTextToText
-    config = small(CONFIG_MAPPING[entry.model_type](), {})
+    model_class = _model_class(entry)
+    config = small(CONFIG_MAPPING[entry.model_type](), {}, {})
+    parts = [config, *(value for value in vars(config).values() if isinstance(value, PreTrainedConfig))]
+    part = next((one for one in parts if type(one) is model_class.config_class), config)
     torch.manual_seed(seed)
-    model: nn.Module = auto.from_config(config, dtype=torch.float32).eval()
+    model: nn.Module = model_class._from_config(part, dtype=torch.float32).eval()
     _enliven(model, torch.Generator().manual_seed(seed))
     return model
 
 
-def small(config: Any, tokens: dict[int, int]) -> Any:
+def _model_class(entry: Entry) -> Any:
+    """The class itself: transformers' AutoModel classes do not find every one of their own entries."""
+    names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if entry.kind == "causal" else MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    return getattr(transformers, names[entry.model_type])
+
+
+def small(config: Any, tokens: dict[int, int], more: dict[str, Any]) -> Any:
     """A family's config made anew with small sizes, sub-configs too; `tokens` maps special tokens to ids that are left."""
-    special = SPECIAL.get(config.model_type, {})
+    special = SPECIAL.get(config.model_type, {}) | more
     fields = {name: value for name, value in vars(config).items() if not name.startswith("_")}
     sizes: dict[str, Any] = {}
     for name, value in fields.items():
         if isinstance(value, PreTrainedConfig):
-            sizes[name] = small(value, tokens)
+            given = special.get(name, {})
+            sizes[name] = given if isinstance(given, PreTrainedConfig) else small(value, tokens, given)
+        elif name in special:
+            merge = isinstance(special[name], dict) and isinstance(value, dict)
+            sizes[name] = value | special[name] if merge else special[name]
+        elif name == "head_dim" and value is None:
+            sizes[name] = SIZES[name]
+        elif name == "num_key_value_heads" and "kv_lora_rank" in fields:  # multi-head latent attention has as many as heads
+            sizes[name] = SIZES["num_attention_heads"]
         elif name in SIZES and isinstance(value, int) and not isinstance(value, bool):
             sizes[name] = min(value, SIZES[name])
         elif name in ONE and isinstance(value, int):
@@ -127,8 +252,7 @@ def small(config: Any, tokens: dict[int, int]) -> Any:
             sizes[name] = (IMAGE, IMAGE) if isinstance(value, (list, tuple)) else IMAGE
         elif name == "patch_size" and isinstance(value, int):
             sizes[name] = min(value, PATCH)
-    sizes |= _fewer_layers(fields, sizes | special)
-    return type(config)(**sizes | special)
+    return type(config)(**special | _fewer_layers(fields, sizes) | sizes)
 
 
 def _token(value: Any, tokens: dict[int, int]) -> Any:
