@@ -123,6 +123,7 @@ _TOWER = CLIPVisionConfig(
 )
 SPECIAL: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1], "mamba_d_head": 16},
+    "blenderbot": {"encoder_layers": 4},  # its cache has as many layers as the encoder
     "blt": {"encoder_hash_byte_group_vocab": 32},
     "chameleon": {"vocabulary_map": {"<image>": 100}},
     "chameleon_vqgan": {"base_channels": 32, "num_embeddings": 32},
