@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pytest_maxact.anatomy.stack import Stack
+from pytest_maxact.errors import AnatomyError, first_line
 from pytest_maxact.taps import Layout, first_input, on_gate
 
 SHAPE = (2, 5)  # unequal, so that no dimension is taken for another
@@ -64,6 +65,9 @@ def probe(core: nn.Module, stack: Stack, vocabulary: int, watched: Iterable[nn.M
         vocabulary: how many token ids there are.
         watched: all modules to note.
 
+    Raises:
+        AnatomyError: where it wants more than token ids.
+
     """
     trace = Trace()
     undo: list[Callable[[], None]] = []
@@ -96,6 +100,8 @@ def probe(core: nn.Module, stack: Stack, vocabulary: int, watched: Iterable[nn.M
         ids = (torch.arange(TOKENS, device=device) % vocabulary).reshape(SHAPE)
         with torch.no_grad():
             core(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    except (TypeError, ValueError) as cause:  # what a forward raises that misses an input
+        raise AnatomyError(f"{type(core).__name__} does not run on text alone: {first_line(cause)}") from cause
     finally:
         for take_back in reversed(undo):
             take_back()
