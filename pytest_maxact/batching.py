@@ -162,6 +162,7 @@ class Texts:
     """Finds the token of a place again, and decodes it with what stands around it."""
 
     def __init__(self, work: Work, tokenizer: Any) -> None:
+        self.work = work
         self.names = work.names
         self.tokenizer = tokenizer
         self.rows = {sample: (batch, row) for batch in work.batches for row, sample in enumerate(batch.samples.tolist())}

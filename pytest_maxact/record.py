@@ -40,7 +40,8 @@ BASELINE_SCHEMA: Literal["maxact/baseline@1"] = "maxact/baseline@1"
 
 PART_OF_M = frozenset(("embedding", "hidden", "attention", "mlp", "gate", "final_norm"))
 WITH_SUN = PART_OF_M - {"gate"}
-ONLY_RECORDED = frozenset(("router", "attention_write", "mlp_write", "vision"))
+VISION = "vision"
+ONLY_RECORDED = frozenset(("router", "attention_write", "mlp_write", VISION))
 INPUT = "input:"
 
 Component = Annotated[str, Field(pattern=rf"^({'|'.join(sorted(PART_OF_M | ONLY_RECORDED))}|{INPUT}[\w.-]+)$")]
@@ -177,6 +178,17 @@ class Peak(Location, Site):
     ties: list[Site]
 
 
+class ModalityPeak(Site):
+    """max|a| over the tokens of one modality and all sites that are part of M, with the first place of it; `tokens` ran."""
+
+    modality: Literal["text", "image"]
+    tokens: int
+    value: Figure
+    sample: str | None
+    position: int | None
+    token: str | None
+
+
 class Dominance(Record):
     """Which component holds M, and the largest `hidden` peak over the largest peak of any other component of M."""
 
@@ -296,9 +308,9 @@ class Measurement(Record):
     """Everything one pass over the corpus found: what `measure` gives, and `save` and `load` keep as JSON.
 
     `sites` stand in the order in which the model ran them, `samples` in that of the corpus. `peak`, `dominance`, `sun` and
-    `trajectory` are None where no value was finite. `notes` say in words what could not be observed. `histogram` and
-    `hidden_peaks`, float32 [layers, samples], come from arrays that are kept in a sidecar file when the record is saved. M and
-    its analysis are those of arXiv 2605.15572, the Sun figures those of arXiv 2402.17762.
+    `trajectory` are None where no value was finite; `modalities` is empty without images. `notes` say in words what could not
+    be observed. `histogram` and `hidden_peaks`, float32 [layers, samples], come from arrays that are kept in a sidecar file
+    when the record is saved. M and its analysis are those of arXiv 2605.15572, the Sun figures those of arXiv 2402.17762.
 
     Raises:
         pydantic.ValidationError: where a field is missing, unknown or of another type.
@@ -313,6 +325,7 @@ class Measurement(Record):
     dominance: Dominance | None
     sun: SunOutcome | None
     trajectory: Trajectory | None
+    modalities: list[ModalityPeak] = []
     sites: list[SiteFigures]
     samples: list[SampleFigures]
     notes: list[str]
