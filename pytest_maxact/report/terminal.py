@@ -122,11 +122,12 @@ def _cost(overhead: Overhead | None) -> list[str]:
 
 def _table(measurement: Measurement, baseline: Baseline | None) -> list[str]:
     shown = [site for site in measurement.sites if site.peak is not None and not site.component.startswith(INPUT)]
-    sites = sorted(shown, key=lambda site: -site.value)
-    lines = [f"{'largest sites':<38}{'max |a|':>14}" + (f"{'baseline':>14}{'ratio':>10}" if baseline else "")]
-    for site in sites[:LARGEST_SITES]:
-        name = str(site) if site.part_of_m else f"{site} (no part of M)"
-        line = f"{name:<38}{number(site.value):>14}"
+    sites = sorted(shown, key=lambda site: -site.value)[:LARGEST_SITES]
+    names = [str(site) if site.part_of_m else f"{site} (not in M)" for site in sites]
+    width = max(24, *map(len, names))
+    lines = [f"{'largest sites':<{width}}{'max |a|':>14}" + (f"{'baseline':>14}{'ratio':>10}" if baseline else "")]
+    for name, site in zip(names, sites, strict=True):
+        line = f"{name:<{width}}{number(site.value):>14}"
         stored = baseline.site(site.component, site.layer) if baseline else None
         if stored is not None:
             line += f"{number(stored.value):>14}{ratio(site.value, stored.value):>10}"
