@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -238,7 +239,8 @@ def load_processor(reference: Reference) -> Any:
             f"{' and '.join(PROCESSOR_FILES)} in {reference.folder.absolute()}): add its files, or use a corpus of texts"
         )
     try:
-        with _quiet_transformers():
+        with _quiet_transformers(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a session may make errors of them
             processor = AutoProcessor.from_pretrained(
                 str(reference.folder), local_files_only=True, trust_remote_code=reference.trust_remote_code
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, ItemsView, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -117,7 +118,9 @@ class ImageTextEncoder:
         try:
             text = self._text(sample, special_tokens)
             add = {"add_special_tokens": special_tokens == "tokenizer"}  # a chat template brings its own
-            inputs = dict(self.processor(text=[text], images=[images], return_tensors="pt", **add))
+            with warnings.catch_warnings():  # a session may make errors of them
+                warnings.simplefilter("ignore")
+                inputs = dict(self.processor(text=[text], images=[images], return_tensors="pt", **add))
         except Exception as cause:  # transformers raises whatever its parts raise
             reason = f"{type(cause).__name__}: {first_line(cause)[:300]}"
             raise CorpusError(f"{type(self.processor).__name__} cannot take sample {sample.id} ({reason})") from cause

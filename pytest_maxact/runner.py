@@ -184,6 +184,8 @@ class Observer:
 
     def run(self, batch: Batch, device: torch.device) -> None:
         """A batch through the hooked model and into the groups."""
+        if batch.extra:  # the text decoder would pass over the pixels without a word
+            raise MeasurementError("samples with images cannot be measured yet: use a corpus of texts")
         start = time.perf_counter()
         real, place = batch.real, batch.place
         for group in self.groups:
