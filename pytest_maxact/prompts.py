@@ -59,7 +59,7 @@ def image_placeholder(processor: Any) -> str:
     same = next((i for i, (a, b) in enumerate(zip(plain, pictured, strict=False)) if a != b), min(len(plain), len(pictured)))
     before, after = plain[:same], plain[same:]
     found = str(pictured[len(before) : len(pictured) - len(after)])
-    return found if pictured.endswith(after) and token in found else token
+    return found if found and pictured.endswith(after) else token
 
 
 def _takes_strings(tokenizer: Any) -> bool:
