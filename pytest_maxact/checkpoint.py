@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +19,11 @@ import torch
 from torch import nn
 
 from pytest_maxact import hub
+from pytest_maxact.corpus import Corpus
 from pytest_maxact.demo import DEMO_NAMES, demo_folder
 from pytest_maxact.errors import CheckpointError, SettingsError
 from pytest_maxact.errors import first_line as _first_line
+from pytest_maxact.prompts import is_processor
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -36,8 +40,11 @@ SMALL_FILES = (
     "merges.txt",
     "*.model",
     "chat_template*",
+    "*processor_config.json",
     "*.py",
 )
+LACKING = re.compile(r"(requires (the )?|dependencies: )`?(?P<library>torchvision|PIL|Pillow)\b", re.IGNORECASE)
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 Remembered = Callable[[Sequence[Path], Callable[[Sequence[Path]], str]], str]
@@ -81,6 +88,15 @@ class Checkpoint:
     reference: Reference
     model: nn.Module
     tokenizer: Any
+
+    def preprocessor(self, corpus: Corpus) -> Any:
+        """What makes inputs of the corpus's samples: the tokenizer, or the processor where there are images among them.
+
+        Raises:
+            CheckpointError: where the checkpoint has no processor, or transformers cannot load it.
+
+        """
+        return load_processor(self.reference) if corpus.pictured else self.tokenizer
 
 
 def find(name: str, *, trust_remote_code: bool = False) -> Reference:
@@ -202,6 +218,50 @@ def load_tokenizer(reference: Reference) -> Any:
         else:
             reason = f"{type(cause).__name__}: {_first_line(cause)}; copy its files again"
         raise CheckpointError(f"the tokenizer of {reference.id} cannot be loaded: {reason}") from cause
+
+
+def load_processor(reference: Reference) -> Any:
+    """The processor of an image-text checkpoint; it holds the tokenizer, too.
+
+    Raises:
+        CheckpointError: where the model takes no images, has no processor, or transformers cannot load it.
+
+    """
+    from transformers import AutoProcessor
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as IMAGE_TEXT
+
+    kind = reference.config.model_type
+    if kind not in IMAGE_TEXT and not hasattr(reference.config, "vision_config") and not reference.trust_remote_code:
+        raise CheckpointError(f"checkpoint {reference.id} takes no images ({kind} is a model of text): use a corpus of texts")
+    if reference.gguf is not None or not any((reference.folder / file).exists() for file in PROCESSOR_FILES):
+        raise CheckpointError(
+            f"checkpoint {reference.id} has no processor, which the corpus's images need (looked for "
+            f"{' and '.join(PROCESSOR_FILES)} in {reference.folder.absolute()}): add its files, or use a corpus of texts"
+        )
+    try:
+        with _quiet_transformers(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a session may make errors of them
+            processor = AutoProcessor.from_pretrained(
+                str(reference.folder), local_files_only=True, trust_remote_code=reference.trust_remote_code
+            )
+    except Exception as cause:  # transformers raises whatever its parts raise
+        raise CheckpointError(f"the processor of {reference.id} cannot be loaded: {_processor_failure(cause)}") from cause
+    if not is_processor(processor):
+        raise CheckpointError(
+            f"checkpoint {reference.id} has no processor for images: its files give a {type(processor).__name__}; use a corpus "
+            "of texts"
+        )
+    return processor
+
+
+def _processor_failure(cause: Exception) -> str:
+    lacking = LACKING.search(str(cause))
+    if lacking is not None:
+        library = "torchvision" if lacking["library"].lower() == "torchvision" else "pillow"
+        return f"it needs the library {library}: `pip install {library}`"
+    if "trust_remote_code" in str(cause):
+        return "it needs Python code of its own; read that code, and where you trust it add --maxact-trust-remote-code"
+    return f"{type(cause).__name__}: {_first_line(cause)}; copy its files again"
 
 
 def resolve_device(name: str) -> torch.device:

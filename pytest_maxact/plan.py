@@ -5,13 +5,14 @@ from __future__ import annotations
 import tempfile
 import time
 from dataclasses import dataclass, fields, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 from pytest_maxact.baseline import NO_BASELINE, Stored, look_up
+from pytest_maxact.batching import length_limit
 from pytest_maxact.benchmark import overhead
 from pytest_maxact.checkpoint import (
     Checkpoint,
@@ -20,6 +21,7 @@ from pytest_maxact.checkpoint import (
     fetch,
     find,
     load,
+    load_processor,
     load_tokenizer,
     resolve_device,
     small_files_digest,
@@ -27,6 +29,7 @@ from pytest_maxact.checkpoint import (
 from pytest_maxact.checks import Tolerance
 from pytest_maxact.corpus import Corpus, SpecialTokens, check_tokenizer, check_vocabulary, load_corpus
 from pytest_maxact.errors import BaselineError, CheckpointError, CorpusError, SettingsError
+from pytest_maxact.processors import ImageTextEncoder
 from pytest_maxact.record import MEASUREMENT_SCHEMA, Baseline, Measurement, sidecar_of
 from pytest_maxact.resources import data_folder
 from pytest_maxact.runner import Progress, measure
@@ -71,9 +74,9 @@ class Plan:
             raise SettingsError(f"--maxact-max-length={settings.max_length} is beyond the context of {reference.id}, {context}")
         known = before is not None and small_files_digest(before.reference) == small_files_digest(reference)
         if not known and (
-            settings.special_tokens == "chat" or reference.gguf is None
+            settings.special_tokens == "chat" or reference.gguf is None or corpus.pictured
         ):  # from a GGUF file it takes many seconds
-            check_tokenizer(corpus, load_tokenizer(reference), cast(SpecialTokens, settings.special_tokens))
+            _check_preprocessor(settings, reference, corpus)
         return cls(
             settings=settings,
             reference=reference,
@@ -100,7 +103,9 @@ class Plan:
     def conditions(self) -> dict[str, object]:
         """Everything that a record follows from; of a plan that is `fetched`."""
         settings, model = self.settings, self.reference
+        imaging = {"images": [_version("pillow"), _version("torchvision")]} if self.corpus.pictured else {}
         return {
+            **imaging,
             "schema": MEASUREMENT_SCHEMA,
             "versions": [version(name) for name in ("pytest-maxact", "torch", "transformers", "tokenizers")],
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device),
@@ -134,8 +139,26 @@ class Plan:
         measurement = measure(checkpoint, corpus=self.corpus, sites=self.settings.sites, progress=progress, **limits)
         if not self.settings.benchmark:
             return measurement
-        cost = overhead(checkpoint.model, checkpoint.tokenizer, self.corpus, **limits)
+        cost = overhead(checkpoint.model, checkpoint.preprocessor(self.corpus), self.corpus, **limits)
         return measurement.model_copy(update={"overhead": cost})
+
+
+def _check_preprocessor(settings: Settings, reference: Reference, corpus: Corpus) -> None:
+    """That texts can be tokenized, and images processed: tried on the sample of the most pixels, which is the longest."""
+    special_tokens = cast(SpecialTokens, settings.special_tokens)
+    preprocessor = load_processor(reference) if corpus.pictured else load_tokenizer(reference)
+    check_tokenizer(corpus, preprocessor, special_tokens)
+    if corpus.pictured:
+        largest = max(corpus.pictured, key=lambda sample: sum(image.size[0] * image.size[1] for image in sample.images))
+        encoder = ImageTextEncoder.of(preprocessor, reference.config)
+        encoder.encode(largest, special_tokens, length_limit(reference.text_config, settings.max_length))
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
 
 
 def plan_series(settings: Settings) -> tuple[dict[Member, Plan], list[str]]:

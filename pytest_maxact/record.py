@@ -44,6 +44,8 @@ VISION = "vision"
 ONLY_RECORDED = frozenset(("router", "attention_write", "mlp_write", VISION))
 INPUT = "input:"
 
+Modality = Literal["text", "image"]
+
 Component = Annotated[str, Field(pattern=rf"^({'|'.join(sorted(PART_OF_M | ONLY_RECORDED))}|{INPUT}[\w.-]+)$")]
 """What is observed: `PART_OF_M` and `ONLY_RECORDED` name them; `input:NAME` is what enters a linear layer of that name."""
 
@@ -181,7 +183,7 @@ class Peak(Location, Site):
 class ModalityPeak(Site):
     """max|a| over the tokens of one modality and all sites that are part of M, with the first place of it; `tokens` ran."""
 
-    modality: Literal["text", "image"]
+    modality: Modality
     tokens: int
     value: Figure
     sample: str | None

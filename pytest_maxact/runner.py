@@ -64,7 +64,7 @@ def measure(
     Args:
         model: a transformers model in memory, with adapters of PEFT or without, also inside `DistributedDataParallel`,
             `DataParallel` or `torch.compile`; or a loaded `Checkpoint`, which brings its tokenizer.
-        tokenizer: the model's tokenizer; needed for a corpus of texts.
+        tokenizer: the model's tokenizer, needed for a corpus of texts; or its processor, needed for a corpus with images.
         corpus: a corpus, or the name of one (see `load_corpus`).
         batches: ready batches instead of a corpus, each with `input_ids` [B, T] and optionally `attention_mask` [B, T]
             (0 for padding, at either side); sample ids are then the rows' numbers from 0.
@@ -99,14 +99,19 @@ def measure(
         if batches is None:
             chosen = load_corpus(corpus) if isinstance(corpus, str) else corpus
             chosen = chosen if samples is None else chosen.first(samples)
-            work = deal_out(anatomy, tokenizer, chosen, max_length, special_tokens, batch_tokens)
+            tokenizer = tokenizer if checkpoint is None else checkpoint.preprocessor(chosen)
+            work = deal_out(model, anatomy, tokenizer, chosen, max_length, special_tokens, batch_tokens)
         else:
             work = from_batches(batches, int(text_config(anatomy.core).vocab_size))
         if anatomy.needs_whole_batches:
             work = work.without_padding()
+        pictured = next((batch for batch in work.batches if batch.extra), None)
+        if pictured is not None:
+            anatomy = anatomy.with_images(pictured.inputs(device))
         observer = Observer(anatomy, len(work.names))
         seconds = _run(observer, work.batches, device, progress)
-    figures, arrays = observer.finish(Texts(work, tokenizer))
+    texts = Texts(work, tokenizer)
+    figures, arrays = observer.finish(texts)
     record = Measurement(
         model=_describe(anatomy, model, checkpoint),
         corpus=work.facts,
@@ -124,6 +129,7 @@ def measure(
         dominance=outcome.dominance(figures),
         sun=outcome.sun(figures),
         trajectory=outcome.trajectory(figures),
+        modalities=observer.modalities(texts),
         sites=figures,
         samples=_samples(work, observer),
         notes=[*anatomy.notes, *outcome.unused_experts(figures), *_slow_cpu(anatomy.core, device), *observer.notes],
@@ -188,6 +194,7 @@ def _run(observer: Observer, batches: list[Batch], device: torch.device, progres
 
 
 def deal_out(
+    model: nn.Module,
     anatomy: Anatomy,
     tokenizer: Any,
     corpus: Corpus,
@@ -201,9 +208,10 @@ def deal_out(
         CorpusError: where the corpus does not fit the model.
 
     """
-    config = text_config(anatomy.core)
-    budget = batch_tokens or _batch_tokens(config, device_of(anatomy))
-    return from_corpus(corpus, tokenizer, config, max_length, special_tokens, budget)
+    config: Any = getattr(model, "config", anatomy.core.config)
+    dtype = next(parameter.dtype for parameter in model.parameters() if parameter.dtype.is_floating_point)
+    budget = batch_tokens or _batch_tokens(text_config(anatomy.core), device_of(anatomy))
+    return from_corpus(corpus, tokenizer, config, max_length, special_tokens, budget, dtype)
 
 
 def device_of(anatomy: Anatomy) -> torch.device:

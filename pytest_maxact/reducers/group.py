@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 
 from pytest_maxact.histogram import Floats, Histogram, Moments
-from pytest_maxact.record import Site, SunFigures
+from pytest_maxact.record import Modality, Site, SunFigures
 from pytest_maxact.reducers.encoding import Encoding
 from pytest_maxact.reducers.peak import PeakAt, Peaks
 from pytest_maxact.reducers.rows import TOP, UNTRACED, Rows, Totals
@@ -18,7 +18,6 @@ from pytest_maxact.reducers.samples import SamplePeaks
 from pytest_maxact.reducers.sun import Sun
 from pytest_maxact.reducers.wide import WideState
 
-Modality = Literal["text", "image"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 
 
