@@ -338,7 +338,7 @@ def deal_out(
 
 def device_of(anatomy: Anatomy) -> torch.device:
     """Where token ids go in."""
-    return next(anatomy.core.parameters()).device
+    return anatomy.placements[0].device  # parameters may be offloaded
 
 
 @contextmanager
@@ -403,7 +403,7 @@ def _describe(anatomy: Anatomy, model: nn.Module, checkpoint: Checkpoint | None)
         layers=anatomy.layers,
         hidden_size=anatomy.hidden_size,
         parameters=sum(parameter.numel() for parameter in parameters),
-        dtype=str(next(p.dtype for p in parameters if p.dtype.is_floating_point)).removeprefix("torch."),
+        dtype=str(next((p.dtype for p in parameters if p.dtype in ENCODINGS), anatomy.placements[0].dtype))[6:],
         attention=getattr(config, "_attn_implementation", None),
         quantization=_quantization(config),
     )

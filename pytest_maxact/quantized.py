@@ -1,0 +1,91 @@
+"""Quantized checkpoints, loaded as transformers does: what each method needs is known before its weights are read."""
+
+from __future__ import annotations
+
+import copy
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from pytest_maxact.errors import CheckpointError, on_one_line
+
+# What to install for a method, where transformers says so in other words or fails before it can.
+PACKAGES = {
+    "aqlm": "aqlm[cpu,gpu] accelerate",
+    "auto-round": "auto-round accelerate",
+    "awq": "gptqmodel accelerate",
+    "bitsandbytes": "bitsandbytes accelerate",
+    "compressed-tensors": "compressed-tensors accelerate",
+    "eetq": "kernels accelerate",
+    "fbgemm_fp8": "fbgemm-gpu accelerate",
+    "fp8": "accelerate",
+    "fp_quant": "fp_quant accelerate",
+    "gptq": "gptqmodel optimum accelerate",
+    "higgs": "flute-kernel fast_hadamard_transform accelerate",
+    "hqq": "hqq accelerate",
+    "mxfp4": "kernels accelerate",
+    "quanto": "optimum-quanto accelerate",
+    "quark": "amd-quark accelerate",
+    "spqr": "spqr_quant[gpu] accelerate",
+    "torchao": "torchao accelerate",
+    "vptq": "vptq accelerate",
+}
+UNPACKED_ON_A_CPU = {"fp8", "mxfp8"}  # kept packed where a GPU is there, also for a model that goes elsewhere
+
+
+def scheme(config: Any) -> Any:
+    """The quantization config of a transformers config, or of its text decoder; None where weights are plain."""
+    return getattr(config, "quantization_config", None) or getattr(
+        config.get_text_config(decoder=True), "quantization_config", None
+    )
+
+
+def method(config: Any) -> str | None:
+    """The name of the method by which a checkpoint is quantized; None where weights are plain."""
+    found = scheme(config)
+    if found is None:
+        return None
+    named = found.get("quant_method") if isinstance(found, dict) else found.quant_method
+    if named is None and isinstance(found, dict) and (found.get("load_in_8bit") or found.get("load_in_4bit")):
+        named = "bitsandbytes"  # of files from before the method was written down
+    return str(getattr(named, "value", named))
+
+
+def check(config: Any, name: str, device: torch.device) -> None:
+    """Make sure that transformers can load a quantized checkpoint here, by asking what would load it.
+
+    Args:
+        config: the checkpoint's transformers config; it is not changed.
+        name: what the checkpoint is called in messages.
+        device: where it is to go.
+
+    Raises:
+        CheckpointError: where a library is missing, or the method is unknown or not for this machine.
+
+    """
+    called = method(config)
+    if called is None:
+        return
+    from transformers.quantizers import AutoHfQuantizer
+
+    how = f"checkpoint {name} is quantized by {called}"
+    try:
+        if find_spec("accelerate") is None:  # which puts packed weights where they belong
+            raise ImportError("`pip install accelerate`")
+        quantizer = AutoHfQuantizer.from_config(copy.deepcopy(scheme(config)), pre_quantized=True)
+        quantizer.validate_environment(device_map={"": str(device)}, weights_only=True)
+    except ImportError as cause:
+        reason = f"`pip install {PACKAGES[called]}`" if called in PACKAGES else on_one_line(cause)
+        raise CheckpointError(f"{how}, for which a library is missing: {reason}") from None
+    except Exception as cause:  # each method has its own ways to say no
+        raise CheckpointError(f"{how}, which cannot be loaded here: {on_one_line(cause)}") from None
+
+
+def options(config: Any, device: torch.device) -> dict[str, Any]:
+    """What `from_pretrained` must be told so that a quantized checkpoint can run on a device."""
+    import transformers
+
+    if device.type == "cpu" and method(config) in UNPACKED_ON_A_CPU:
+        return {"quantization_config": transformers.FineGrainedFP8Config(dequantize=True)}
+    return {}
