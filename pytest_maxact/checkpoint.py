@@ -84,14 +84,15 @@ class Reference:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint: the model, without a head unless an adapter is put on it, and its tokenizer where it has one.
+    """A loaded checkpoint: the model, in evaluation mode, and its tokenizer where it has one.
 
-    The model is in evaluation mode.
+    The model has no head where it works without one. `notes` say in words how it is not what the files say.
     """
 
     reference: Reference
     model: nn.Module
     tokenizer: Any
+    notes: tuple[str, ...] = ()
 
 
 def find(name: str, *, trust_remote_code: bool = False) -> Reference:
@@ -161,7 +162,7 @@ def load(
             f"checkpoint {whole.id} cannot be loaded: {type(cause).__name__}: {on_one_line(cause)}"
         ) from cause
     missing = sorted(info["missing_keys"]) + sorted(str(key[0]) for key in info["mismatched_keys"])
-    if reference.base is not None:  # heads, which adapters bring or do not need, are not measured
+    if reference.base is not None or quantized.method(whole.config) is not None:  # loaded with a head, which is not measured
         missing = [key for key in missing if key.startswith(adapters.stack_of(model))]
     if missing:
         raise CheckpointError(
@@ -176,7 +177,7 @@ def load(
     for part in filter(None, (reference, reference.base)):
         if _stamps(part) != part.stamps:
             raise CheckpointError(f"checkpoint {part.id} was written to while it was loaded: measure it when it is whole")
-    return Checkpoint(reference, model.eval(), load_tokenizer(reference))
+    return Checkpoint(reference, model.eval(), load_tokenizer(reference), quantized.notes(whole.config, model.config))
 
 
 def check_device(reference: Reference, device: torch.device) -> None:
@@ -499,17 +500,37 @@ def _load_model(reference: Reference, dtype: str, device: torch.device, device_m
         options |= quantized.options(whole.config, device)
     if device_map is not None:
         options["device_map"] = device_map
-    own_code = getattr(whole.config, "auto_map", None) or {} if whole.trust_remote_code else {}
-    name = "AutoModel" if reference.base is None else adapters.class_for(reference.folder, whole.config)
-    if name == "AutoModel" and own_code and name not in own_code:
-        name = next((own for own in own_code if own.startswith(name) and hasattr(transformers, own)), name)
-    return getattr(transformers, name).from_pretrained(  # type: ignore[no-any-return]
+    return _model_class(reference).from_pretrained(  # type: ignore[no-any-return]
         str(whole.folder),
         config=whole.config,
         local_files_only=not whole.trust_remote_code,  # its code may lie in another repository
         output_loading_info=True,
         **options,
     )
+
+
+def _model_class(reference: Reference) -> Any:
+    """The class that loads a checkpoint: the model without a head where names of modules do not matter."""
+    import transformers
+
+    whole = reference.base or reference
+    config: Any = whole.config
+    if reference.base is not None:
+        name = adapters.class_for(reference.folder, config)
+    elif quantized.method(config) is not None:  # which modules are quantized is told by the names they were saved under
+        name = (getattr(config, "architectures", None) or ["AutoModel"])[0]
+    else:
+        name = "AutoModel"
+    found: Any = getattr(transformers, name, None)
+    is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
+    if is_model and found.config_class is type(config):
+        return found
+    own = getattr(config, "auto_map", None) or {} if whole.trust_remote_code else {}
+    if not name.startswith("AutoModel"):
+        name = "AutoModelForCausalLM"
+    if own and name not in own:
+        name = next((kind for kind in own if kind.startswith("AutoModel") and hasattr(transformers, kind)), name)
+    return getattr(transformers, name)
 
 
 def _stamps(reference: Reference) -> tuple[tuple[int, int], ...]:

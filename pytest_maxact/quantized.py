@@ -89,3 +89,25 @@ def options(config: Any, device: torch.device) -> dict[str, Any]:
     if device.type == "cpu" and method(config) in UNPACKED_ON_A_CPU:
         return {"quantization_config": transformers.FineGrainedFP8Config(dequantize=True)}
     return {}
+
+
+def notes(stored: Any, loaded: Any) -> tuple[str, ...]:
+    """What to say of a checkpoint whose weights were quantized in its files and no longer are.
+
+    Args:
+        stored: the transformers config of its files.
+        loaded: that of the model in memory.
+
+    """
+    called = method(stored)
+    if called is None or method(loaded) is not None:
+        return ()
+    return (f"not quantized: {called} weights were unpacked for this device, and activations are not rounded as it would",)
+
+
+def unpack(model: Any) -> None:
+    """Let a model unpack its weights where it does so before its first forward: its decoder alone would run without that."""
+    if model._forward_pre_hooks and hasattr(model, "config") and method(model.config) is not None:
+        device = next(parameter.device for parameter in model.parameters() if parameter.device.type != "meta")
+        with torch.no_grad():
+            model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=device), use_cache=False)

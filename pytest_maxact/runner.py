@@ -24,6 +24,7 @@ from pytest_maxact.checkpoint import Checkpoint
 from pytest_maxact.corpus import Corpus, SpecialTokens, load_corpus
 from pytest_maxact.errors import MeasurementError
 from pytest_maxact.formats import sqnr
+from pytest_maxact.quantized import method, unpack
 from pytest_maxact.record import (
     WITH_SUN,
     Environment,
@@ -95,6 +96,7 @@ def measure(
         model, tokenizer = model.model, model.tokenizer
     model = unwrapped(model)
     with observing(model):
+        unpack(model)
         anatomy = find_sites(model)
         device = device_of(anatomy)
         if batches is None:
@@ -125,7 +127,7 @@ def measure(
         trajectory=outcome.trajectory(sites),
         sites=sites,
         samples=_samples(work, observer),
-        notes=[*anatomy.notes, *_slow_cpu(anatomy.core, device), *observer.notes],
+        notes=[*anatomy.notes, *(checkpoint.notes if checkpoint else ()), *_slow_cpu(anatomy.core, device), *observer.notes],
         timing=Timing(
             seconds=seconds,
             tokens_per_s=work.facts.tokens / seconds,
@@ -405,7 +407,7 @@ def _describe(anatomy: Anatomy, model: nn.Module, checkpoint: Checkpoint | None)
         parameters=sum(parameter.numel() for parameter in parameters),
         dtype=str(next((p.dtype for p in parameters if p.dtype in ENCODINGS), anatomy.placements[0].dtype))[6:],
         attention=getattr(config, "_attn_implementation", None),
-        quantization=_quantization(config),
+        quantization=method(config if reference is None else reference.config),
     )
 
 
@@ -417,11 +419,3 @@ def _slow_cpu(core: nn.Module, device: torch.device) -> list[str]:
     return [
         "slow: this CPU has no bfloat16 arithmetic; --maxact-dtype=float32, against a baseline of it, is several times faster"
     ]
-
-
-def _quantization(config: Any) -> str | None:
-    scheme = getattr(config, "quantization_config", None)
-    if scheme is None:
-        return None
-    method = scheme.get("quant_method") if isinstance(scheme, dict) else scheme.quant_method
-    return str(getattr(method, "value", method))
