@@ -59,15 +59,26 @@ def read(folder: Path, name: str) -> Any:
     return config
 
 
-def base_of(config: Any, folder: Path) -> str:
-    """The name of an adapter's base model: a folder or file, as seen from the adapter or from here, or a hub id."""
-    name = str(config.base_model_name_or_path)
-    beside = folder / name
+def base_of(config: Any, folder: Path, name: str) -> str:
+    """The name of an adapter's base model: a folder or file, as seen from the adapter or from here, or a hub id.
+
+    Raises:
+        CheckpointError: where it can only be a path, and nothing is there.
+
+    """
+    wanted = str(config.base_model_name_or_path)
+    beside, here = folder / wanted, Path(wanted).expanduser()
     if beside.exists() and beside.resolve() != folder.resolve():
         return str(beside)
-    if Path(name).expanduser().exists() or not config.revision:
-        return name
-    return f"{name}@{config.revision}"
+    if here.exists():
+        return wanted
+    if here.is_absolute() or wanted.startswith("."):
+        looked = " and ".join(str(path.absolute()) for path in dict.fromkeys((beside, here)))
+        raise CheckpointError(
+            f"the base model {wanted} of adapter {name} is not there (looked for {looked}): copy it there, or correct "
+            f"base_model_name_or_path in {folder / CONFIG}"
+        )
+    return f"{wanted}@{config.revision}" if config.revision else wanted
 
 
 def class_for(folder: Path, config: Any) -> str:

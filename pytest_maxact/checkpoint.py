@@ -312,8 +312,7 @@ def _adapter(
     """An adapter in a folder; its weights are still to be downloaded where it comes from a repository."""
     if repository is None:
         _check_adapter_weights(folder, name)
-    peft_config = adapters.read(folder, name)
-    wanted = adapters.base_of(peft_config, folder)
+    wanted = adapters.base_of(adapters.read(folder, name), folder, name)
     try:
         base = _find(wanted, trust_remote_code, adapters_too=False)
     except CheckpointError as cause:
