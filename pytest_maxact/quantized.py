@@ -31,7 +31,8 @@ PACKAGES = {
     "torchao": "torchao accelerate",
     "vptq": "vptq accelerate",
 }
-UNPACKED_ON_A_CPU = {"fp8", "mxfp8"}  # kept packed where a GPU is there, also for a model that goes elsewhere
+# Where a GPU is there these stay packed for it, also in a model that goes to a CPU; by the config class that says otherwise.
+UNPACKED_ON_A_CPU = {"fp8": "FineGrainedFP8Config", "mxfp4": "Mxfp4Config", "mxfp8": "FineGrainedFP8Config"}
 
 
 def scheme(config: Any) -> Any:
@@ -86,9 +87,10 @@ def options(config: Any, device: torch.device) -> dict[str, Any]:
     """What `from_pretrained` must be told so that a quantized checkpoint can run on a device."""
     import transformers
 
-    if device.type == "cpu" and method(config) in UNPACKED_ON_A_CPU:
-        return {"quantization_config": transformers.FineGrainedFP8Config(dequantize=True)}
-    return {}
+    kind = UNPACKED_ON_A_CPU.get(method(config) or "")
+    if kind is None or device.type != "cpu":
+        return {}
+    return {"quantization_config": getattr(transformers, kind)(dequantize=True)}
 
 
 def notes(stored: Any, loaded: Any) -> tuple[str, ...]:

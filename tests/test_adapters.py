@@ -109,7 +109,8 @@ def test_embeddings_that_were_resized_come_with_the_adapter(folders: Folders) ->
     reference = find(str(folders.adapter))
     assert reference.text_config.vocab_size == 520
     found = load(reference)
-    assert found.model.get_input_embeddings().num_embeddings == 520
+    model: Any = found.model
+    assert model.get_input_embeddings().num_embeddings == 520
     assert measure(found, batches=BATCHES).sites == expected.sites
 
 

@@ -502,7 +502,7 @@ def lora(checkpoint: Path, tmp_path: Path) -> Path:
     model = peft.get_peft_model(AutoModel.from_pretrained(checkpoint), peft.LoraConfig(r=2, task_type="FEATURE_EXTRACTION"))
     model.peft_config["default"].base_model_name_or_path = "acme/tiny"
     model.peft_config["default"].revision = "v1"
-    model.save_pretrained(folder, save_embedding_layers=False)
+    model.save_pretrained(str(folder), save_embedding_layers=False)
     return folder
 
 

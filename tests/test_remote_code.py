@@ -144,7 +144,12 @@ class Braid:
     def config(self, model_type: str = "braid", **classes: str) -> None:
         """Write the config, which names the classes of its own code."""
         auto_map = {"AutoConfig": "configuration_braid.BraidConfig"} | classes
-        config = {"model_type": model_type, "architectures": ["BraidForCausalLM"], "auto_map": auto_map, "dtype": "float32"}
+        config: dict[str, object] = {
+            "model_type": model_type,
+            "architectures": ["BraidForCausalLM"],
+            "auto_map": auto_map,
+            "dtype": "float32",
+        }
         config |= {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "num_hidden_layers": LAYERS}
         (self.folder / "config.json").write_text(json.dumps(config))
 
@@ -180,7 +185,9 @@ def test_it_is_measured_with_the_option_only(braid: Braid, classes: dict[str, st
     record = measure(load(find(str(braid.folder), trust_remote_code=True)), batches=BATCHES)
     assert braid.trace.exists()
     assert (record.model.architecture, record.model.model_type, record.model.layers) == ("BraidForCausalLM", "braid", LAYERS)
-    assert record.site("embedding", None).max == weights()["model.embed_tokens.weight"][1:25].max()
+    embedding = record.site("embedding", None)
+    assert embedding is not None
+    assert embedding.max == weights()["model.embed_tokens.weight"][1:25].max()
     assert {site.component for site in record.sites} >= {"embedding", "hidden", "attention", "mlp", "gate", "final_norm"}
 
 
