@@ -19,7 +19,7 @@ from torch import nn
 
 from pytest_maxact.errors import AnatomyError
 from pytest_maxact.record import Component, Site
-from pytest_maxact.wrappers import bare
+from pytest_maxact.wrappers import bare, input_device
 
 # Parts of a multimodal model, or of a training head, that are not the text decoder.
 FOREIGN = re.compile(r"vision|visual|audio|mtp", re.IGNORECASE)
@@ -310,7 +310,7 @@ def _probe(core: nn.Module, vocabulary: int, watched: dict[nn.Module, int]) -> l
             )
         )
 
-    device = next(core.parameters()).device
+    device = input_device(core)
     ids = (torch.arange(PROBE_SHAPE[0] * PROBE_SHAPE[1], device=device) % vocabulary).reshape(PROBE_SHAPE)
     with torch.no_grad(), hooks({module: note for module in watched}, with_kwargs=True):
         core(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pytest_maxact.errors import CheckpointError, on_one_line
+from pytest_maxact.wrappers import input_device
 
 # What to install for a method, where transformers says so in other words or fails before it can.
 PACKAGES = {
@@ -110,6 +111,5 @@ def notes(stored: Any, loaded: Any) -> tuple[str, ...]:
 def unpack(model: Any) -> None:
     """Let a model unpack its weights where it does so before its first forward: its decoder alone would run without that."""
     if model._forward_pre_hooks and hasattr(model, "config") and method(model.config) is not None:
-        device = next(parameter.device for parameter in model.parameters() if parameter.device.type != "meta")
         with torch.no_grad():
-            model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=device), use_cache=False)
+            model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=input_device(model)), use_cache=False)

@@ -39,7 +39,7 @@ from pytest_maxact.reducers.experts import ExpertTokens, chosen_experts
 from pytest_maxact.reducers.group import SiteGroup, SiteResult
 from pytest_maxact.reducers.kernels import Shape, choose
 from pytest_maxact.sidecar import Arrays
-from pytest_maxact.wrappers import as_written, unwrapped
+from pytest_maxact.wrappers import as_written, input_device, unwrapped
 
 # More tokens a forward gain nothing beyond these; less memory than they need halves them.
 CPU_BATCH_TOKENS = 4096
@@ -340,7 +340,7 @@ def deal_out(
 
 def device_of(anatomy: Anatomy) -> torch.device:
     """Where token ids go in."""
-    return anatomy.placements[0].device  # parameters may be offloaded
+    return input_device(anatomy.core)
 
 
 @contextmanager
@@ -351,7 +351,7 @@ def observing(model: nn.Module) -> Iterator[None]:
         MeasurementError: under autocast.
 
     """
-    for device in {parameter.device.type for parameter in model.parameters()}:
+    for device in {parameter.device.type for parameter in model.parameters()} - {"meta"}:  # offloaded by accelerate
         if torch.is_autocast_enabled(device):
             dtype = str(torch.get_autocast_dtype(device)).removeprefix("torch.")
             raise MeasurementError(f"autocast to {dtype} is on: measure outside of it, in the model's own dtype")

@@ -50,6 +50,12 @@ def bare(module: nn.Module) -> nn.Module:
     return module
 
 
+def input_device(model: nn.Module) -> torch.device:
+    """Where token ids go in; of a model that accelerate spreads out any device will do, "meta" left out, where nothing is."""
+    here = (parameter.device for parameter in model.parameters() if parameter.device.type != "meta")
+    return next(here, torch.device("cpu"))
+
+
 def as_written(model: nn.Module) -> AbstractContextManager[Any]:
     """Run a model of which parts are compiled as plain Python: hooks are seen, and nothing is compiled because of them."""
     return torch.compiler.set_stance("force_eager") if any(map(_compiled, model.modules())) else nullcontext()
