@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,12 @@ def small_files_digest(reference: Reference) -> str:
     if reference.base is not None:
         digest.update(small_files_digest(reference.base).encode())
     return digest.hexdigest()
+
+
+def libraries(reference: Reference) -> list[str]:
+    """Name and version of the libraries besides transformers that compute what a loaded checkpoint does."""
+    names = quantized.packages((reference.base or reference).config) + (["peft"] if reference.base else [])
+    return [f"{name} {version(name)}" for name in names]
 
 
 def has_tokenizer(reference: Reference) -> bool:

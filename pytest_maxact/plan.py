@@ -21,6 +21,7 @@ from pytest_maxact.checkpoint import (
     check_device,
     fetch,
     find,
+    libraries,
     load,
     load_tokenizer,
     resolve_device,
@@ -105,7 +106,7 @@ class Plan:
         settings, model = self.settings, self.reference
         return {
             "schema": MEASUREMENT_SCHEMA,
-            "versions": [version(name) for name in ("pytest-maxact", "torch", "transformers", "tokenizers")],
+            "versions": [version(name) for name in ("pytest-maxact", "torch", "transformers", "tokenizers")] + libraries(model),
             "device": self._device_in_words(),
             "threads": torch.get_num_threads(),
             "model": [model.id, model.revision, model.fingerprint, small_files_digest(model)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
 
@@ -52,6 +53,12 @@ def method(config: Any) -> str | None:
     if named is None and isinstance(found, dict) and (found.get("load_in_8bit") or found.get("load_in_4bit")):
         named = "bitsandbytes"  # of files from before the method was written down
     return str(getattr(named, "value", named))
+
+
+def packages(config: Any) -> list[str]:
+    """The distributions that a checkpoint's quantization method needs, as far as they are known and here."""
+    known = [name.split("[")[0] for name in PACKAGES.get(method(config) or "", "").split()]
+    return [name for name in known if any(metadata.distributions(name=name))]
 
 
 def check(config: Any, name: str, device: torch.device) -> None:
