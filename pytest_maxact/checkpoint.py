@@ -72,6 +72,11 @@ class Reference:
     base: Reference | None = None
 
     @property
+    def named(self) -> str:
+        """Its id, with the revision where it has one."""
+        return f"{self.id}@{self.revision}" if self.revision else self.id
+
+    @property
     def files(self) -> list[Path]:
         """What the fingerprint is over, the base model's files left out."""
         config = () if self.gguf else (adapters.CONFIG,) if self.base else ("config.json",)

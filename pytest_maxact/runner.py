@@ -398,6 +398,7 @@ def _describe(anatomy: Anatomy, model: nn.Module, checkpoint: Checkpoint | None)
     reference = None if checkpoint is None else checkpoint.reference
     return Model(
         id=type(model).__name__ if reference is None else reference.id,
+        base=None if reference is None or reference.base is None else reference.base.named,
         revision=None if reference is None else reference.revision,
         fingerprint=None if reference is None else reference.fingerprint,
         architecture=(getattr(config, "architectures", None) or [type(model).__name__])[0],

@@ -100,7 +100,9 @@ def test_figures_are_those_of_the_model_in_memory(folders: Folders, kind: str) -
     found = measure(load(find(str(folders.adapter))), batches=BATCHES)
     assert found.sites == expected.sites
     assert found.sites != measure(folders.plain(), folders.tokenizer, batches=BATCHES).sites
-    assert found.model == expected.model.model_copy(update={"id": "tuned", "fingerprint": found.model.fingerprint})
+    assert found.model == expected.model.model_copy(
+        update={"id": "tuned", "base": "base", "fingerprint": found.model.fingerprint}
+    )
     assert (found.model.architecture, found.model.model_type) == ("LlamaForCausalLM", "llama")
 
 
