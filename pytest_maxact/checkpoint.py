@@ -158,7 +158,8 @@ def load(
     check_device(reference, torch.device(device))
     reference = fetch(reference)
     whole = reference.base or reference
-    spread = balanced or quantized.method(whole.config) is not None
+    packed = quantized.method(whole.config) is not None
+    spread = balanced or packed
     device_map: Any = None if not spread else BALANCED if balanced else {"": device}
     try:
         with _quiet_transformers():
@@ -167,14 +168,9 @@ def load(
         raise CheckpointError(
             f"checkpoint {whole.id} cannot be loaded: {type(cause).__name__}: {on_one_line(cause)}"
         ) from cause
-    missing = sorted(info["missing_keys"]) + sorted(str(key[0]) for key in info["mismatched_keys"])
-    if reference.base is not None or quantized.method(whole.config) is not None:  # loaded with a head, which is not measured
-        missing = [key for key in missing if key.startswith(adapters.stack_of(model))]
-    if missing:
-        raise CheckpointError(
-            f"checkpoint {whole.id} lacks {len(missing)} weights of its architecture (the first: {missing[0]}), which "
-            "would be filled with random numbers: save it again with save_pretrained()"
-        )
+    # Heads are not measured; of adapters and packed weights they only come along.
+    stack = adapters.stack_of(model) if packed or reference.base is not None else ""
+    _check_complete(whole.id, info, stack)
     if not spread:
         model = model.to(device)
     if reference.base is not None:
@@ -184,6 +180,17 @@ def load(
         if _stamps(part) != part.stamps:
             raise CheckpointError(f"checkpoint {part.id} was written to while it was loaded: measure it when it is whole")
     return Checkpoint(reference, model.eval(), load_tokenizer(reference), quantized.notes(whole.config, model.config))
+
+
+def _check_complete(name: str, info: Any, stack: str) -> None:
+    """Refuse what transformers filled with random numbers, among the weights whose names begin with `stack`."""
+    told = {key: key for key in info["missing_keys"]} | {key[0]: str(key) for key in info["mismatched_keys"]}
+    missing = [told[key] for key in sorted(told) if key.startswith(stack)]
+    if missing:
+        raise CheckpointError(
+            f"checkpoint {name} lacks {len(missing)} weights of its architecture (the first: {missing[0]}), which "
+            "would be filled with random numbers: save it again with save_pretrained()"
+        )
 
 
 def check_device(reference: Reference, device: torch.device) -> None:
