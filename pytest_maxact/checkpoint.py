@@ -273,12 +273,13 @@ def load_tokenizer(reference: Reference) -> Any:
         return None
     if reference.base is not None and not _own_tokenizer(reference):
         return load_tokenizer(reference.base)
-    where = {"gguf_file": reference.gguf} if reference.gguf else {"trust_remote_code": reference.trust_remote_code}
+    own_code = reference.trust_remote_code
+    where: dict[str, Any] = {"gguf_file": reference.gguf} if reference.gguf else {"trust_remote_code": own_code}
+    if reference.base is not None:  # there is no config.json beside it
+        where["config"] = reference.config
     try:
         with _quiet_transformers():
-            return AutoTokenizer.from_pretrained(
-                str(reference.folder), config=reference.config, local_files_only=not reference.trust_remote_code, **where
-            )
+            return AutoTokenizer.from_pretrained(str(reference.folder), local_files_only=not own_code, **where)
     except Exception as cause:  # transformers raises whatever its parts raise
         if "trust_remote_code" in str(cause):
             reason = "it needs Python code of its own; read that code, and where you trust it add --maxact-trust-remote-code"
