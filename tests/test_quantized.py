@@ -49,6 +49,7 @@ def check_like(found: Checkpoint, expected: Any, method: str) -> None:
     """Its figures are those of the same model in memory, and not those of the weights before they were quantized."""
     record, in_memory = measure(found, batches=BATCHES), measure(expected, batches=BATCHES)
     assert record.sites == in_memory.sites
+    assert type(found.model).__name__ == "LlamaForCausalLM"  # the names of modules in its config are this class's
     assert (record.model.quantization, record.model.dtype) == (method, "bfloat16")
     assert (record.model.architecture, record.model.layers) == ("LlamaForCausalLM", 3)
 
