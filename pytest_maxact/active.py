@@ -172,9 +172,10 @@ class Explaining:
         except MaxactError as cause:
             raise pytest.UsageError(str(cause)) from None
         terminal = session.config.pluginmanager.getplugin("terminalreporter")
-        terminal.write_sep("=", "sites of maximum activations")
-        for line in lines:
-            terminal.write_line(line)
+        if terminal is not None:
+            terminal.write_sep("=", "sites of maximum activations")
+            for line in lines:
+                terminal.write_line(line)
         return True
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
