@@ -142,3 +142,43 @@ class Active:
         for name, value in properties(result.measurement).items():
             for writer in writers:
                 writer.add_global_property(name, value)
+
+
+class Explaining:
+    """The plugin of a session that shows the sites of a model in place of running tests."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        from pytest_maxact.checkpoint import check_device, find, resolve_device
+
+        if config.getoption("numprocesses", None):
+            raise MaxactError("--maxact-explain runs in one process: drop -n")
+        assert settings.model is not None
+        self.settings = settings
+        self.device = resolve_device(settings.device)
+        self.reference = find(settings.model, trust_remote_code=settings.trust_remote_code)
+        check_device(self.reference, self.device)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self, session: pytest.Session) -> bool:
+        """Load the model, say where its sites are, and collect nothing."""
+        from pytest_maxact.checkpoint import BALANCED, load
+        from pytest_maxact.runner import explain
+
+        session.items = []
+        settings, balanced = self.settings, self.settings.device == BALANCED
+        try:
+            checkpoint = load(self.reference, dtype=settings.dtype, device=self.device, balanced=balanced)
+            lines = explain(checkpoint, sites=settings.sites)
+        except MaxactError as cause:
+            raise pytest.UsageError(str(cause)) from None
+        terminal = session.config.pluginmanager.getplugin("terminalreporter")
+        if terminal is not None:
+            terminal.write_sep("=", "sites of maximum activations")
+            for line in lines:
+                terminal.write_line(line)
+        return True
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """All is well where no test was to run."""
+        if session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+            session.exitstatus = pytest.ExitCode.OK

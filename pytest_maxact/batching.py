@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from pytest_maxact.corpus import Corpus, SpecialTokens, TokenSequence, check_vocabulary, deal, tokenize
+from pytest_maxact.corpus import Corpus, Sample, SpecialTokens, TokenSequence, check_vocabulary, deal, tokenize
 from pytest_maxact.errors import CorpusError, MeasurementError
-from pytest_maxact.record import CorpusFacts, Location
+from pytest_maxact.processors import ImageTextEncoder
+from pytest_maxact.prompts import tokenizer_of
+from pytest_maxact.record import CorpusFacts, Location, Modality
 from pytest_maxact.reducers.peak import PeakAt
 from pytest_maxact.reducers.rows import NOWHERE
 
@@ -23,12 +25,18 @@ HOST = torch.device("cpu")  # said each time: a notebook may have set another de
 class Batch:
     """Token ids int32 [B, T], a bool mask of the real ones, and int64 [B] the sample index of each row; all on the host.
 
-    A run holds the batches of its whole corpus, so they are kept small.
+    A sample with images is a batch of its own, without padding: `image`, bool [1, T], tells which of its tokens stand for
+    images, and `extra` is what the whole model's forward takes besides ids and mask (pixels, sizes, types of tokens), by name.
+    Batches of text have neither, and are for the text decoder alone.
+
+    A run holds the batches of its whole corpus, so they are kept small; `extra` may be made anew each time.
     """
 
     ids: torch.Tensor
     mask: torch.Tensor
     samples: torch.Tensor
+    image: torch.Tensor | None = None
+    extra: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def real(self) -> torch.Tensor:
@@ -42,21 +50,28 @@ class Batch:
         return place.where(self.mask, NOWHERE).reshape(-1)
 
     def inputs(self, device: torch.device) -> dict[str, torch.Tensor]:
-        """What the model's forward takes. Left padding brings its own positions, which count real tokens."""
+        """What the forward takes: of the whole model where there is something extra, else of the text decoder.
+
+        Left padding brings its own positions, which count real tokens.
+        """
         inputs = {"input_ids": self.ids.to(device, torch.int64), "attention_mask": self.mask.to(device, torch.int64)}
+        inputs |= {name: value.to(device) for name, value in self.extra.items()}
         if not bool(self.mask[:, 0].all()):
             inputs["position_ids"] = (self.mask.cumsum(-1) - 1).clamp(min=0).to(device)
         return inputs
 
     @property
     def tokens(self) -> int:
-        """How many real tokens the batch holds."""
+        """How many real tokens the batch holds, those that stand for images among them."""
         return int(self.mask.sum())
 
 
 @dataclass(frozen=True)
 class Work:
-    """The batches of a run, within a token budget or ready ones; `names` and `categories` are the samples', by index."""
+    """The batches of a run, within a token budget or ready ones; `names` and `categories` are the samples', by index.
+
+    Tokens, of facts and samples alike, are all that go into the text decoder: those that stand for images count, too.
+    """
 
     batches: list[Batch]
     names: list[str]
@@ -64,10 +79,19 @@ class Work:
     batch_tokens: int | None
     facts: CorpusFacts
 
+    @property
+    def tokens_by_modality(self) -> dict[Modality, int]:
+        """How many tokens are text, and how many stand for images; nothing without images."""
+        images = sum(int(batch.image.sum()) for batch in self.batches if batch.image is not None)
+        return {"text": self.facts.tokens - images, "image": images} if images else {}
+
     def without_padding(self) -> Work:
         """The same samples in batches of equal lengths, in the order in which their lengths first come."""
         batches: list[Batch] = []
         for batch in self.batches:
+            if bool(batch.mask.all()):
+                batches.append(batch)
+                continue
             lengths = batch.mask.sum(-1)
             for length in dict.fromkeys(lengths.tolist()):
                 rows = lengths == length
@@ -77,22 +101,55 @@ class Work:
         return replace(self, batches=batches)
 
 
+def length_limit(config: Any, max_length: int | None) -> int:
+    """How many tokens of a sample are kept: as many as were asked for, else the least of 4096 and the context.
+
+    Raises:
+        CorpusError: where that is none.
+
+    """
+    context = int(getattr(config, "max_position_embeddings", None) or DEFAULT_MAX_LENGTH)
+    max_length = min(DEFAULT_MAX_LENGTH, context) if max_length is None else max_length
+    if max_length < 1:
+        raise CorpusError(f"max_length={max_length} leaves no token of any sample: give at least 1")
+    return max_length
+
+
 def from_corpus(
-    corpus: Corpus, tokenizer: Any, config: Any, max_length: int | None, special_tokens: SpecialTokens, batch_tokens: int
+    corpus: Corpus,
+    tokenizer: Any,
+    config: Any,
+    max_length: int | None,
+    special_tokens: SpecialTokens,
+    batch_tokens: int,
+    dtype: torch.dtype | None = None,
 ) -> Work:
-    """A corpus as padded batches.
+    """A corpus as batches: padded ones of texts, and one of each sample with images, which come first.
+
+    Args:
+        corpus: the samples.
+        tokenizer: the model's tokenizer, or its processor where the corpus has images.
+        config: the config of the whole model.
+        max_length: tokens kept of a sample; None for the least of 4096 and the context.
+        special_tokens: what is put around a text.
+        batch_tokens: token budget of a batch of texts, padding counted.
+        dtype: that of pixels and other floating-point inputs; None leaves them as the processor makes them.
 
     Raises:
         CorpusError: where corpus, tokenizer and model do not fit together.
 
     """
-    check_vocabulary(corpus, int(config.vocab_size))
-    context = int(getattr(config, "max_position_embeddings", None) or DEFAULT_MAX_LENGTH)
-    max_length = min(DEFAULT_MAX_LENGTH, context) if max_length is None else max_length
-    if max_length < 1:
-        raise CorpusError(f"max_length={max_length} leaves no token of any sample: give at least 1")
+    text_config = config.get_text_config(decoder=True)
+    check_vocabulary(corpus, int(text_config.vocab_size))
+    max_length = length_limit(text_config, max_length)
     sequences = tokenize(corpus, tokenizer, special_tokens, max_length)
     batches = [_padded(batch) for batch in deal(sequences, batch_tokens)]
+    if corpus.pictured:
+        encoder = ImageTextEncoder.of(tokenizer, config, dtype)
+        pictured = [(index, sample) for index, sample in enumerate(corpus.samples) if sample.images]
+        made = [_with_images(encoder, index, sample, special_tokens, max_length) for index, sample in pictured]
+        # As elsewhere the longest comes first, so that memory runs out at once or not at all.
+        batches = sorted(made, key=lambda batch: -batch.tokens) + batches
     facts = CorpusFacts(
         id=corpus.id,
         digest=corpus.digest,
@@ -125,6 +182,15 @@ def from_batches(given: Iterable[Mapping[str, torch.Tensor]], vocabulary: int) -
         special_tokens="none",
     )
     return Work(batches, names, [None] * len(names), None, facts)
+
+
+def _with_images(
+    encoder: ImageTextEncoder, index: int, sample: Sample, special_tokens: SpecialTokens, max_length: int
+) -> Batch:
+    encoded, extra = encoder.prepared(sample, special_tokens, max_length)
+    ids = encoded.ids[None].to(HOST, torch.int32)
+    mask = torch.ones(ids.shape, dtype=torch.bool, device=HOST)
+    return Batch(ids, mask, torch.tensor([index], device=HOST), encoded.image[None].to(HOST), extra)
 
 
 def _padded(sequences: list[TokenSequence]) -> Batch:
@@ -162,8 +228,9 @@ class Texts:
     """Finds the token of a place again, and decodes it with what stands around it."""
 
     def __init__(self, work: Work, tokenizer: Any) -> None:
+        self.work = work
         self.names = work.names
-        self.tokenizer = tokenizer
+        self.tokenizer = tokenizer_of(tokenizer)
         self.rows = {sample: (batch, row) for batch in work.batches for row, sample in enumerate(batch.samples.tolist())}
 
     def location(self, peak: PeakAt) -> Location:

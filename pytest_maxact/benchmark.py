@@ -44,7 +44,7 @@ def overhead(
     model = unwrapped(model)
     with observing(model):
         anatomy = find_sites(model)
-        work = deal_out(anatomy, tokenizer, corpus, max_length, special_tokens, batch_tokens)
+        work = deal_out(model, anatomy, tokenizer, corpus, max_length, special_tokens, batch_tokens)
         if anatomy.needs_whole_batches:
             work = work.without_padding()
         batch = max(work.batches, key=lambda batch: batch.tokens)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pytest_maxact.series import Member
 
 SUITE = "maxact"
-ACTIONS = ("update", "update-new", "json", "benchmark", "fresh")  # which the built-in suite does
+ACTIONS = ("update", "update-new", "json", "explain", "benchmark", "fresh")  # which the built-in suite does
 BENCHMARK = "benchmark"
 
 FOLDER = pytest.StashKey[Path]()
@@ -50,7 +50,7 @@ OPTIONS = (
     ),
     Option(
         "corpus",
-        "bundled corpus (core, smoke), a JSON Lines, .txt or .parquet file, or hf:org/dataset; A+B joins",
+        "bundled corpus (core, smoke, images), a JSON Lines, .txt or .parquet file, or hf:org/dataset; A+B joins",
         "NAME",
         "core",
         may_be_path=True,
@@ -65,7 +65,7 @@ OPTIONS = (
         default="auto",
         choices=("auto", "bfloat16", "float16", "float32"),
     ),
-    Option("device", "cpu, cuda, cuda:1 or mps (default: the best there is)", "NAME", "auto"),
+    Option("device", "cpu, cuda, cuda:1, mps, or balanced: over all there are (default: the best one)", "NAME", "auto"),
     Option(
         "baseline",
         "auto: by model id in the baselines folder, then among the package's; a name or file; previous: in a series, the "
@@ -95,6 +95,13 @@ OPTIONS = (
         default="auto",
         choices=("auto", "always", "never"),
     ),
+    Option(
+        "sites",
+        "further sites, recorded and no part of M: +linear-inputs, what enters each linear layer",
+        choices=("+linear-inputs",),
+        repeatable=True,
+    ),
+    Option("explain", "show the sites of the model and the rule that found each; run no corpus", flag=True, action_only=True),
     Option("json", "write the record to FILE; of a series, the records to a folder", "FILE", action_only=True),
     Option("benchmark", "measure also what observing costs, and show it", flag=True, action_only=True),
     Option("fresh", "measure anew, also what pytest's cache has kept", flag=True, action_only=True),

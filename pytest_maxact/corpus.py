@@ -12,21 +12,35 @@ from typing import Any, Literal
 
 from pytest_maxact.corpus_sources import HUB_PREFIX, Row, file_rows, hub_rows
 from pytest_maxact.errors import CorpusError
+from pytest_maxact.images import ImageFile, image_file
+from pytest_maxact.prompts import chat_ids, chat_template, is_processor, tokenizer_of
 from pytest_maxact.resources import data_folder
 
 SpecialTokens = Literal["none", "tokenizer", "chat"]
 
 SMOKE_SAMPLES = 16
+PLACEHOLDER = "<image>"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One text, or one ready sequence of token ids; exactly one of the two is set."""
+    """One text, which may have images, or one ready sequence of token ids; exactly one of the two is set."""
 
     id: str
     category: str
     text: str | None = None
     input_ids: tuple[int, ...] | None = None
+    images: tuple[ImageFile, ...] = ()
+
+    @property
+    def parts(self) -> list[str | ImageFile]:
+        """Text and images in their order: an image stands where the text says `<image>`, else before the text."""
+        text = self.text or ""
+        if not self.images or PLACEHOLDER not in text:
+            return [*self.images, text]
+        first, *others = text.split(PLACEHOLDER)
+        pairs = zip(self.images, others, strict=True)
+        return [part for part in (first, *(part for pair in pairs for part in pair)) if part]
 
 
 @dataclass(frozen=True)
@@ -38,12 +52,19 @@ class Corpus:
 
     @property
     def digest(self) -> str:
-        """sha256 over the samples as they are: ids, categories, texts and token ids."""
+        """sha256 over the samples as they are: ids, categories, texts and token ids, and the bytes of images."""
         digest = hashlib.sha256()
         for sample in self.samples:
-            line = [sample.id, sample.category, sample.text, sample.input_ids]
+            line: list[object] = [sample.id, sample.category, sample.text, sample.input_ids]
+            if sample.images:
+                line.append([image.digest for image in sample.images])
             digest.update(json.dumps(line, ensure_ascii=False).encode() + b"\n")
         return digest.hexdigest()
+
+    @property
+    def pictured(self) -> list[Sample]:
+        """The samples that have images."""
+        return [sample for sample in self.samples if sample.images]
 
     @property
     def categories(self) -> dict[str, int]:
@@ -89,10 +110,12 @@ def load_corpus(name: str) -> Corpus:
 
     Args:
         name: a bundled name, a JSON Lines, `.txt` or `.parquet` file, or `hf:org/name` (see `corpus_sources`). A row holds
-            `text` or `input_ids`, and may hold `id` and `category`.
+            `text` or `input_ids`, and may hold `id` and `category`. A row of JSON Lines may hold `images` beside its text:
+            paths of PNG or JPEG files, relative to the corpus file and below its folder.
 
     Raises:
-        CorpusError: where the corpus is not found, or malformed (the row is named), or an id occurs twice.
+        CorpusError: where the corpus is not found, or malformed (the row is named), an image is missing or broken, or an
+            id occurs twice.
 
     """
     parts = [_load_one(part) for part in name.split("+")]
@@ -136,11 +159,28 @@ def _sample(row: Row) -> Sample:
         text = data["text"]
         if not isinstance(text, str) or not text:
             raise CorpusError(f'{row.place}: "text" must be a string that is not empty')
-        return Sample(name, category, text=text)
+        return Sample(name, category, text=text, images=_images(row, text))
     ids = data["input_ids"]
     if not isinstance(ids, list) or not ids or not all(type(token) is int and token >= 0 for token in ids):
         raise CorpusError(f'{row.place}: "input_ids" must be a list of whole numbers from 0, not empty')
+    if data.get("images"):
+        raise CorpusError(f'{row.place}: "images" go with "text", not with "input_ids": only the processor knows their tokens')
     return Sample(name, category, input_ids=tuple(ids))
+
+
+def _images(row: Row, text: str) -> tuple[ImageFile, ...]:
+    names = row.data.get("images") or []
+    if not names:
+        return ()
+    assert row.folder is not None  # no other source gives such a column
+    if not isinstance(names, list):
+        raise CorpusError(f'{row.place}: "images" must be a list of paths of files')
+    if text.count(PLACEHOLDER) not in (0, len(names)):
+        raise CorpusError(
+            f"{row.place}: the text says {PLACEHOLDER} {text.count(PLACEHOLDER)} times and has {len(names)} images: say it "
+            "once for each of them, or never, which puts them before the text"
+        )
+    return tuple(image_file(row.folder, name, row.place) for name in names)
 
 
 def check_vocabulary(corpus: Corpus, vocabulary: int) -> None:
@@ -159,10 +199,10 @@ def check_vocabulary(corpus: Corpus, vocabulary: int) -> None:
 
 
 def check_tokenizer(corpus: Corpus, tokenizer: Any, special_tokens: SpecialTokens) -> None:
-    """Make sure that the tokenizer can do what the corpus and the special-token policy ask of it.
+    """Make sure that the tokenizer, or the processor, can do what the corpus and the special-token policy ask of it.
 
     Raises:
-        CorpusError: where a tokenizer or chat template is missing.
+        CorpusError: where a tokenizer or chat template is missing, or the corpus has images and there is no processor.
 
     """
     if tokenizer is None and any(sample.text is not None for sample in corpus.samples):
@@ -170,16 +210,21 @@ def check_tokenizer(corpus: Corpus, tokenizer: Any, special_tokens: SpecialToken
             f"corpus {corpus.id} holds texts, and the model came without a tokenizer: pass one, or add its files to the "
             'checkpoint, or use a corpus of "input_ids"'
         )
-    if special_tokens == "chat" and not getattr(tokenizer, "chat_template", None):
+    if corpus.pictured and not is_processor(tokenizer):
+        raise CorpusError(
+            f"corpus {corpus.id} has images, and the model came without a processor: pass its processor (transformers' "
+            "AutoProcessor) in place of the tokenizer, or use a corpus of texts"
+        )
+    if special_tokens == "chat" and not chat_template(tokenizer):
         raise CorpusError("the tokenizer has no chat template: use --maxact-special-tokens=none or =tokenizer")
 
 
 def tokenize(corpus: Corpus, tokenizer: Any, special_tokens: SpecialTokens, max_length: int) -> list[TokenSequence]:
-    """Token ids of every sample, cut to `max_length`; ready `input_ids` are taken as they are.
+    """Token ids of every sample without images, cut to `max_length`; ready `input_ids` are taken as they are.
 
     Args:
         corpus: the samples.
-        tokenizer: a transformers tokenizer; None will do where every sample holds ids.
+        tokenizer: a transformers tokenizer, or a processor that has one; None will do where every sample holds ids.
         special_tokens: what is put around a text: nothing, what the tokenizer adds by itself, or its chat template with
             the text as the user's turn.
         max_length: how many tokens of a sample are kept, from its beginning.
@@ -189,16 +234,18 @@ def tokenize(corpus: Corpus, tokenizer: Any, special_tokens: SpecialTokens, max_
 
     """
     check_tokenizer(corpus, tokenizer, special_tokens)
+    encode = tokenizer_of(tokenizer)
     sequences = []
     for index, sample in enumerate(corpus.samples):
         ids: Sequence[int]
+        if sample.images:
+            continue
         if sample.input_ids is not None:
             ids = sample.input_ids
         elif special_tokens == "chat":
-            turn = [{"role": "user", "content": sample.text}]
-            ids = tokenizer.apply_chat_template(turn, tokenize=True, return_dict=True)["input_ids"]
+            ids = chat_ids(tokenizer, sample.text or "")
         else:
-            ids = tokenizer(sample.text, add_special_tokens=special_tokens == "tokenizer", verbose=False)["input_ids"]
+            ids = encode(sample.text, add_special_tokens=special_tokens == "tokenizer", verbose=False)["input_ids"]
         if not ids:
             raise CorpusError(f"sample {sample.id} of corpus {corpus.id} has no tokens under this tokenizer: remove it")
         sequences.append(TokenSequence(index, tuple(ids[:max_length])))

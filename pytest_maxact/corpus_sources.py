@@ -21,11 +21,15 @@ LABELS = ("id", "category")
 
 
 class Row(NamedTuple):
-    """One row: where it stands, the id of its sample where it has none of its own, and what a JSON Lines line would hold."""
+    """One row: where it stands, the id of its sample where it has none of its own, and what a JSON Lines line would hold.
+
+    `folder` is where the files lie that the row may name; None where it can name none.
+    """
 
     place: str
     id: str
     data: Any
+    folder: Path | None = None
 
 
 def file_rows(path: Path) -> Iterator[Row]:
@@ -82,7 +86,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
             json.dumps(data, ensure_ascii=False).encode()  # an escaped half of a surrogate pair is JSON, and no text
         except (ValueError, RecursionError) as cause:  # not only JSONDecodeError: a number can have too many digits
             raise CorpusError(f"{place} is not JSON: {cause}") from None
-        yield Row(place, f"line-{number}", data)
+        yield Row(place, f"line-{number}", data, path.parent)
 
 
 def _text(path: Path) -> Iterator[Row]:

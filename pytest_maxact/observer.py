@@ -18,7 +18,7 @@ from pytest_maxact.anatomy.routing import chosen, tokens
 from pytest_maxact.batching import Batch, Texts
 from pytest_maxact.errors import MeasurementError
 from pytest_maxact.formats import sqnr
-from pytest_maxact.record import WITH_SUN, SiteFigures
+from pytest_maxact.record import VISION, WITH_SUN, ModalityPeak, SiteFigures
 from pytest_maxact.reducers.encoding import ENCODINGS
 from pytest_maxact.reducers.experts import ExpertTokens, chosen_experts
 from pytest_maxact.reducers.group import SiteGroup, SiteResult
@@ -42,6 +42,7 @@ class Observer:
 
     def __init__(self, anatomy: Anatomy, samples: int) -> None:
         self.anatomy = anatomy
+        images = any(placement.site.component == VISION for placement in anatomy.placements)
         self.seconds = 0.0
         alike: dict[tuple[torch.dtype, torch.device, bool], list[Placement]] = {}
         shapes: dict[torch.device, set[Shape]] = {}
@@ -58,7 +59,14 @@ class Observer:
             several = [[placement] for placement in placements if not placement.once]
             for members in [*(once[start : start + GROUP_SITES] for start in range(0, len(once), GROUP_SITES)), *several]:
                 sites = [placement.site for placement in members]
-                group = SiteGroup(ENCODINGS[dtype], sites, device, samples=samples, judged_by_sun=sun)
+                group = SiteGroup(
+                    ENCODINGS[dtype],
+                    sites,
+                    device,
+                    samples=samples,
+                    judged_by_sun=sun,
+                    modalities=images and sites[0].component != VISION,
+                )
                 self.groups.append(group)
                 self._slots |= {placement: (group, index) for index, placement in enumerate(members)}
         self._experts: dict[Placement, ExpertTokens] = {}
@@ -106,15 +114,19 @@ class Observer:
         """
         start = time.perf_counter()
         self._real, self._place = batch.real, batch.place
+        self._image = None if batch.image is None else batch.image.reshape(-1)
         self._reached.clear()
         self._routed.clear()
         self._layers_run = 0
         for group in self.groups:
-            group.begin(self._real, self._place)
+            group.begin(self._real, self._place, self._image)
         self.seconds += time.perf_counter() - start
-        self.anatomy.core(**batch.inputs(device), use_cache=False)
+        model = self.anatomy.whole if batch.extra else self.anatomy.core
+        model(**batch.inputs(device), use_cache=False)
         start = time.perf_counter()
         for placement in self.anatomy.placements:
+            if placement.site.component == VISION and not batch.extra:
+                continue
             missed = [tap for tap in placement.taps if (placement, tap) not in self._reached]
             if len(missed) < len(placement.taps):  # of several experts with rows of their own some may be sent no token
                 missed = [tap for tap in missed if tap.rows != "unknown"]
@@ -125,7 +137,8 @@ class Observer:
             if not routed.complete:
                 raise MeasurementError(f"{placement.site} held other rows than its experts were sent: none can be told apart")
         for group in self.groups:
-            group.take(batch.samples)
+            if batch.extra or group.sites[0].component != VISION:
+                group.take(batch.samples)
         self.seconds += time.perf_counter() - start
 
     def finish(self, texts: Texts) -> tuple[list[SiteFigures], Arrays]:
@@ -139,6 +152,31 @@ class Observer:
         experts = {placement: counts.finish() for placement, counts in self._experts.items()}
         figures = [_figures(p, results[p.site], experts.get(p), texts) for p in self.anatomy.placements]
         return figures, arrays
+
+    def modalities(self, texts: Texts) -> list[ModalityPeak]:
+        """The peaks by modality, where there are images."""
+        sites = [placement.site for placement in self.anatomy.placements]
+        found = [(group.sites[index], modality, peak) for group in self.groups for index, modality, peak in group.apart()]
+        found.sort(key=lambda one: sites.index(one[0]))
+        peaks = []
+        for modality, count in texts.work.tokens_by_modality.items():
+            held = [(abs(peak.signed), site, peak) for site, of, peak in found if of == modality and site.part_of_m]
+            if held:
+                value, site, peak = max(held, key=lambda one: one[0])
+                where = texts.location(peak)
+                peaks.append(
+                    ModalityPeak(
+                        modality=modality,
+                        tokens=count,
+                        value=value,
+                        component=site.component,
+                        layer=site.layer,
+                        sample=where.sample,
+                        position=where.position,
+                        token=where.token,
+                    )
+                )
+        return peaks
 
     def _hook(self, placements: dict[int | None, tuple[Placement, Tap]]) -> Callable[[torch.Tensor, Any], None]:
         if len(placements) > 1:
@@ -169,16 +207,16 @@ class Observer:
                 self._count(placement, sent)
         self.seconds += time.perf_counter() - start
 
-    def _rows(self, placement: Placement, tap: Tap, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which rows of a call are real, and where their tokens stand."""
+    def _rows(self, placement: Placement, tap: Tap, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Which rows of a call are real, where their tokens stand, and whether they stand for images."""
         if tap.rows == "tokens":
-            return self._real, self._place
+            return self._real, self._place, self._image
         if tap.rows == "unknown":
-            return torch.ones(count, dtype=torch.bool), torch.full((count,), UNTRACED)
+            return torch.ones(count, dtype=torch.bool), torch.full((count,), UNTRACED), None
         routed = self._routed[placement].next(count).to(self._real.device)
         if len(routed) != count:
             raise MeasurementError(f"{placement.site} held other rows than its experts were sent: none can be told apart")
-        return self._real[routed], self._place[routed]
+        return self._real[routed], self._place[routed], None if self._image is None else self._image[routed]
 
     def _entering(self, number: int) -> Callable[..., None]:
         def enter(*_: Any) -> None:

@@ -5,21 +5,26 @@ from __future__ import annotations
 import tempfile
 import time
 from dataclasses import dataclass, fields, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 from pytest_maxact.baseline import NO_BASELINE, Stored, look_up
+from pytest_maxact.batching import length_limit
 from pytest_maxact.benchmark import overhead
 from pytest_maxact.checkpoint import (
+    BALANCED,
     Checkpoint,
     Reference,
     Remembered,
+    check_device,
     fetch,
     find,
+    libraries,
     load,
+    load_processor,
     load_tokenizer,
     resolve_device,
     small_files_digest,
@@ -27,6 +32,7 @@ from pytest_maxact.checkpoint import (
 from pytest_maxact.checks import Tolerance
 from pytest_maxact.corpus import Corpus, SpecialTokens, check_tokenizer, check_vocabulary, load_corpus
 from pytest_maxact.errors import BaselineError, CheckpointError, CorpusError, SettingsError
+from pytest_maxact.processors import ImageTextEncoder
 from pytest_maxact.record import MEASUREMENT_SCHEMA, Baseline, Measurement, sidecar_of
 from pytest_maxact.resources import data_folder
 from pytest_maxact.runner import Progress, measure
@@ -60,6 +66,7 @@ class Plan:
         assert settings.model is not None
         corpus = corpus_of(settings) if before is None else before.corpus
         reference = find(settings.model, trust_remote_code=settings.trust_remote_code)
+        check_device(reference, device)
         vocabulary = getattr(reference.text_config, "vocab_size", None)
         if vocabulary is None:
             raise CheckpointError(
@@ -71,9 +78,9 @@ class Plan:
             raise SettingsError(f"--maxact-max-length={settings.max_length} is beyond the context of {reference.id}, {context}")
         known = before is not None and small_files_digest(before.reference) == small_files_digest(reference)
         if not known and (
-            settings.special_tokens == "chat" or reference.gguf is None
+            settings.special_tokens == "chat" or reference.gguf is None or corpus.pictured
         ):  # from a GGUF file it takes many seconds
-            check_tokenizer(corpus, load_tokenizer(reference), cast(SpecialTokens, settings.special_tokens))
+            _check_preprocessor(settings, reference, corpus)
         return cls(
             settings=settings,
             reference=reference,
@@ -100,15 +107,24 @@ class Plan:
     def conditions(self) -> dict[str, object]:
         """Everything that a record follows from; of a plan that is `fetched`."""
         settings, model = self.settings, self.reference
+        imaging = {"images": [_version("pillow"), _version("torchvision")]} if self.corpus.pictured else {}
         return {
+            **imaging,
             "schema": MEASUREMENT_SCHEMA,
-            "versions": [version(name) for name in ("pytest-maxact", "torch", "transformers", "tokenizers")],
-            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device),
+            "versions": [version(name) for name in ("pytest-maxact", "torch", "transformers", "tokenizers")] + libraries(model),
+            "device": self._device_in_words(),
             "threads": torch.get_num_threads(),
             "model": [model.id, model.revision, model.fingerprint, small_files_digest(model)],
             "corpus": [self.corpus.id, self.corpus.digest],
             "settings": [settings.dtype, settings.max_length, settings.special_tokens, settings.batch_tokens],
+            "sites": list(settings.sites),
         }
+
+    def _device_in_words(self) -> str:
+        if self.device.type != "cuda":
+            return str(self.device)
+        several = f", {torch.cuda.device_count()} of them" if self.settings.device == BALANCED else ""
+        return torch.cuda.get_device_name(self.device) + several
 
     def load(self) -> Checkpoint:
         """Load the checkpoint.
@@ -117,7 +133,8 @@ class Plan:
             CheckpointError: where that is not possible.
 
         """
-        return load(self.reference, dtype=self.settings.dtype, device=self.device)
+        balanced = self.settings.device == BALANCED
+        return load(self.reference, dtype=self.settings.dtype, device=self.device, balanced=balanced)
 
     def run(self, progress: Progress | None) -> Measurement:
         """Load the checkpoint and measure it, and what observing costs where that was asked for.
@@ -130,11 +147,29 @@ class Plan:
         limits: dict[str, Any] = {
             name: getattr(self.settings, name) for name in ("max_length", "special_tokens", "batch_tokens")
         }
-        measurement = measure(checkpoint, corpus=self.corpus, progress=progress, **limits)
+        measurement = measure(checkpoint, corpus=self.corpus, sites=self.settings.sites, progress=progress, **limits)
         if not self.settings.benchmark:
             return measurement
-        cost = overhead(checkpoint.model, checkpoint.tokenizer, self.corpus, **limits)
+        cost = overhead(checkpoint.model, checkpoint.preprocessor(self.corpus), self.corpus, **limits)
         return measurement.model_copy(update={"overhead": cost})
+
+
+def _check_preprocessor(settings: Settings, reference: Reference, corpus: Corpus) -> None:
+    """That texts can be tokenized, and images processed: tried on the sample of the most pixels, which is the longest."""
+    special_tokens = cast(SpecialTokens, settings.special_tokens)
+    preprocessor = load_processor(reference) if corpus.pictured else load_tokenizer(reference)
+    check_tokenizer(corpus, preprocessor, special_tokens)
+    if corpus.pictured:
+        largest = max(corpus.pictured, key=lambda sample: sum(image.size[0] * image.size[1] for image in sample.images))
+        encoder = ImageTextEncoder.of(preprocessor, reference.config)
+        encoder.encode(largest, special_tokens, length_limit(reference.text_config, settings.max_length))
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
 
 
 def plan_series(settings: Settings) -> tuple[dict[Member, Plan], list[str]]:

@@ -29,10 +29,12 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     try:
         if names_a_model(config):
-            from pytest_maxact.active import Active
+            from pytest_maxact.active import Active, Explaining
             from pytest_maxact.settings import Settings
 
-            config.pluginmanager.register(Active(config, Settings.from_pytest(config)), "maxact-active")
+            settings = Settings.from_pytest(config)
+            plugin = Explaining(config, settings) if settings.explain else Active(config, settings)
+            config.pluginmanager.register(plugin, "maxact-active")
         elif any(names_the_suite(arg) for arg in config.args):
             raise MaxactError("the built-in checks need a checkpoint: add --maxact-model=ID")
         elif vain := [f"--maxact-{name}" for name in ACTIONS if config.getoption(f"maxact_{name.replace('-', '_')}")]:

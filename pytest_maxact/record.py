@@ -40,8 +40,11 @@ BASELINE_SCHEMA: Literal["maxact/baseline@1"] = "maxact/baseline@1"
 
 PART_OF_M = frozenset(("embedding", "hidden", "attention", "mlp", "gate", "final_norm"))
 WITH_SUN = PART_OF_M - {"gate"}
-ONLY_RECORDED = frozenset(("router", "attention_write", "mlp_write", "vision"))
+VISION = "vision"
+ONLY_RECORDED = frozenset(("router", "attention_write", "mlp_write", VISION))
 INPUT = "input:"
+
+Modality = Literal["text", "image"]
 
 Component = Annotated[str, Field(pattern=rf"^({'|'.join(sorted(PART_OF_M | ONLY_RECORDED))}|{INPUT}[\w.-]+)$")]
 """What is observed: `PART_OF_M` and `ONLY_RECORDED` name them; `input:NAME` is what enters a linear layer of that name."""
@@ -177,6 +180,17 @@ class Peak(Location, Site):
     ties: list[Site]
 
 
+class ModalityPeak(Site):
+    """max|a| over the tokens of one modality and all sites that are part of M, with the first place of it; `tokens` ran."""
+
+    modality: Modality
+    tokens: int
+    value: Figure
+    sample: str | None
+    position: int | None
+    token: str | None
+
+
 class Dominance(Record):
     """Which component holds M, and the largest `hidden` peak over the largest peak of any other component of M."""
 
@@ -201,9 +215,13 @@ class Trajectory(Record):
 
 
 class Model(Record):
-    """Which model was measured. `fingerprint` is the sha256 over config and weights; None for a model in memory."""
+    """Which model was measured. `fingerprint` is the sha256 over config and weights; None for a model in memory.
+
+    `base` is the id of the model that an adapter was put on, with its revision where it has one.
+    """
 
     id: str
+    base: str | None = None
     revision: str | None = None
     fingerprint: str | None = None
     architecture: str
@@ -296,9 +314,9 @@ class Measurement(Record):
     """Everything one pass over the corpus found: what `measure` gives, and `save` and `load` keep as JSON.
 
     `sites` stand in the order in which the model ran them, `samples` in that of the corpus. `peak`, `dominance`, `sun` and
-    `trajectory` are None where no value was finite. `notes` say in words what could not be observed. `histogram` and
-    `hidden_peaks`, float32 [layers, samples], come from arrays that are kept in a sidecar file when the record is saved. M and
-    its analysis are those of arXiv 2605.15572, the Sun figures those of arXiv 2402.17762.
+    `trajectory` are None where no value was finite; `modalities` is empty without images. `notes` say in words what could not
+    be observed. `histogram` and `hidden_peaks`, float32 [layers, samples], come from arrays that are kept in a sidecar file
+    when the record is saved. M and its analysis are those of arXiv 2605.15572, the Sun figures those of arXiv 2402.17762.
 
     Raises:
         pydantic.ValidationError: where a field is missing, unknown or of another type.
@@ -313,6 +331,7 @@ class Measurement(Record):
     dominance: Dominance | None
     sun: SunOutcome | None
     trajectory: Trajectory | None
+    modalities: list[ModalityPeak] = []
     sites: list[SiteFigures]
     samples: list[SampleFigures]
     notes: list[str]
@@ -532,7 +551,8 @@ class Baseline(Record):
                 f"the first is {broken[0] if broken else 'unknown'}; measure a healthy checkpoint instead"
             )
         peak = measurement.peak
-        sites = sorted(measurement.sites, key=lambda s: (s.component, -1 if s.layer is None else s.layer))
+        kept = [s for s in measurement.sites if not s.component.startswith(INPUT)]  # they follow from what was asked for
+        sites = sorted(kept, key=lambda s: (s.component, -1 if s.layer is None else s.layer))
         return cls(
             model=BaselineModel(**{name: getattr(measurement.model, name) for name in BaselineModel.model_fields}),
             corpus=BaselineCorpus(**{name: getattr(measurement.corpus, name) for name in BaselineCorpus.model_fields}),

@@ -6,7 +6,7 @@ import math
 import platform
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any
@@ -22,8 +22,9 @@ from pytest_maxact.anatomy import Anatomy, find_sites, text_config
 from pytest_maxact.batching import Batch, Texts, Work, from_batches, from_corpus
 from pytest_maxact.checkpoint import Checkpoint
 from pytest_maxact.corpus import Corpus, SpecialTokens, load_corpus
-from pytest_maxact.errors import MeasurementError
+from pytest_maxact.errors import MeasurementError, SettingsError
 from pytest_maxact.observer import Observer
+from pytest_maxact.quantized import method, unpack
 from pytest_maxact.record import (
     Environment,
     Measurement,
@@ -31,12 +32,15 @@ from pytest_maxact.record import (
     SampleFigures,
     Timing,
 )
-from pytest_maxact.wrappers import as_written, unwrapped
+from pytest_maxact.reducers.encoding import ENCODINGS
+from pytest_maxact.report.explain import Row, explain_lines
+from pytest_maxact.wrappers import as_written, input_device, unwrapped
 
 # More tokens a forward gain nothing beyond these; less memory than they need halves them.
 CPU_BATCH_TOKENS = 4096
 GPU_BATCH_TOKENS = 16384
 LEAST_BATCH_TOKENS = 512
+LINEAR_INPUTS = "+linear-inputs"
 
 Progress = Callable[[int, int], None]
 
@@ -51,6 +55,7 @@ def measure(
     max_length: int | None = None,
     special_tokens: SpecialTokens = "none",
     batch_tokens: int | None = None,
+    sites: Collection[str] = (),
     progress: Progress | None = None,
 ) -> Measurement:
     """Run a corpus through a model once and record what every site held; M is that of arXiv 2605.15572.
@@ -61,7 +66,7 @@ def measure(
     Args:
         model: a transformers model in memory, with adapters of PEFT or without, also inside `DistributedDataParallel`,
             `DataParallel` or `torch.compile`; or a loaded `Checkpoint`, which brings its tokenizer.
-        tokenizer: the model's tokenizer; needed for a corpus of texts.
+        tokenizer: the model's tokenizer, needed for a corpus of texts; or its processor, needed for a corpus with images.
         corpus: a corpus, or the name of one (see `load_corpus`).
         batches: ready batches instead of a corpus, each with `input_ids` [B, T] and optionally `attention_mask` [B, T]
             (0 for padding, at either side); sample ids are then the rows' numbers from 0.
@@ -69,6 +74,7 @@ def measure(
         max_length: tokens kept of a sample; the least of 4096 and the model's context by default.
         special_tokens: what is put around a text: `none`, `tokenizer` or `chat`.
         batch_tokens: token budget of a batch, padding counted; by device and free memory where not given.
+        sites: further ones that are recorded: `+linear-inputs`, what enters each linear layer of the decoder's layers.
         progress: called with the tokens done and the tokens in all, at the start and after each batch.
 
     Returns:
@@ -76,29 +82,39 @@ def measure(
 
     Raises:
         CorpusError: where the corpus cannot be found, read, or does not fit the model.
+        SettingsError: where there are no such further sites.
         AnatomyError: where the model's sites cannot be found with certainty, or it is sharded or has virtual tokens.
         MeasurementError: where a site was never reached, the activations have a dtype that cannot be judged, autocast is on,
             batches are not as above, or there are no tokens.
 
     """
+    unknown = [name for name in sites if name != LINEAR_INPUTS]
+    if unknown:
+        raise SettingsError(f"there are no sites {unknown[0]!r} to add: there are {LINEAR_INPUTS}")
     checkpoint = model if isinstance(model, Checkpoint) else None
     if isinstance(model, Checkpoint):
         model, tokenizer = model.model, model.tokenizer
     model = unwrapped(model)
     with observing(model):
-        anatomy = find_sites(model)
+        unpack(model)
+        anatomy = find_sites(model, linear_inputs=LINEAR_INPUTS in sites)
         device = device_of(anatomy)
         if batches is None:
             chosen = load_corpus(corpus) if isinstance(corpus, str) else corpus
             chosen = chosen if samples is None else chosen.first(samples)
-            work = deal_out(anatomy, tokenizer, chosen, max_length, special_tokens, batch_tokens)
+            tokenizer = tokenizer if checkpoint is None else checkpoint.preprocessor(chosen)
+            work = deal_out(model, anatomy, tokenizer, chosen, max_length, special_tokens, batch_tokens)
         else:
             work = from_batches(batches, int(text_config(anatomy.core).vocab_size))
         if anatomy.needs_whole_batches:
             work = work.without_padding()
+        pictured = next((batch for batch in work.batches if batch.extra), None)
+        if pictured is not None:
+            anatomy = anatomy.with_images(pictured.inputs(device))
         observer = Observer(anatomy, len(work.names))
         seconds = _run(observer, work.batches, device, progress)
-    sites, arrays = observer.finish(Texts(work, tokenizer))
+    texts = Texts(work, tokenizer)
+    figures, arrays = observer.finish(texts)
     record = Measurement(
         model=_describe(anatomy, model, checkpoint),
         corpus=work.facts,
@@ -112,13 +128,20 @@ def measure(
             batch_tokens=work.batch_tokens,
             kernel=observer.kernel,
         ),
-        peak=outcome.peak(sites),
-        dominance=outcome.dominance(sites),
-        sun=outcome.sun(sites),
-        trajectory=outcome.trajectory(sites),
-        sites=sites,
+        peak=outcome.peak(figures),
+        dominance=outcome.dominance(figures),
+        sun=outcome.sun(figures),
+        trajectory=outcome.trajectory(figures),
+        modalities=observer.modalities(texts),
+        sites=figures,
         samples=_samples(work, observer),
-        notes=[*anatomy.notes, *outcome.unused_experts(sites), *_slow_cpu(anatomy.core, device), *observer.notes],
+        notes=[
+            *anatomy.notes,
+            *outcome.unused_experts(figures),
+            *(checkpoint.notes if checkpoint else ()),
+            *_slow_cpu(anatomy.core, device),
+            *observer.notes,
+        ],
         timing=Timing(
             seconds=seconds,
             tokens_per_s=work.facts.tokens / seconds,
@@ -127,6 +150,23 @@ def measure(
         ),
     )
     return record.with_arrays(arrays)
+
+
+def explain(checkpoint: Checkpoint, *, sites: Collection[str] = ()) -> list[str]:
+    """Where the sites of a checkpoint are and how each was found, as lines of 80 columns.
+
+    Raises:
+        AnatomyError: as `measure` does.
+
+    """
+    model = unwrapped(checkpoint.model)
+    with observing(model):
+        unpack(model)
+        anatomy = find_sites(model, linear_inputs=LINEAR_INPUTS in sites)
+    rows = [Row(placement.site, placement.name, placement.rule) for placement in anatomy.placements]
+    facts = _describe(anatomy, model, checkpoint)
+    title = f"{facts.id}: {facts.architecture}, {facts.layers} layers ({anatomy.stack.rule}), {facts.dtype}"
+    return explain_lines(title, rows, anatomy.notes)
 
 
 def _samples(work: Work, observer: Observer) -> list[SampleFigures]:
@@ -164,6 +204,7 @@ def _run(observer: Observer, batches: list[Batch], device: torch.device, progres
 
 
 def deal_out(
+    model: nn.Module,
     anatomy: Anatomy,
     tokenizer: Any,
     corpus: Corpus,
@@ -177,14 +218,15 @@ def deal_out(
         CorpusError: where the corpus does not fit the model.
 
     """
-    config = text_config(anatomy.core)
-    budget = batch_tokens or _batch_tokens(config, device_of(anatomy))
-    return from_corpus(corpus, tokenizer, config, max_length, special_tokens, budget)
+    config: Any = getattr(model, "config", anatomy.core.config)
+    dtype = next(parameter.dtype for parameter in model.parameters() if parameter.dtype.is_floating_point)
+    budget = batch_tokens or _batch_tokens(text_config(anatomy.core), device_of(anatomy))
+    return from_corpus(corpus, tokenizer, config, max_length, special_tokens, budget, dtype)
 
 
 def device_of(anatomy: Anatomy) -> torch.device:
     """Where token ids go in."""
-    return next(anatomy.core.parameters()).device
+    return input_device(anatomy.core)
 
 
 @contextmanager
@@ -195,7 +237,7 @@ def observing(model: nn.Module) -> Iterator[None]:
         MeasurementError: under autocast.
 
     """
-    for device in {parameter.device.type for parameter in model.parameters()}:
+    for device in {parameter.device.type for parameter in model.parameters()} - {"meta"}:  # offloaded by accelerate
         if torch.is_autocast_enabled(device):
             dtype = str(torch.get_autocast_dtype(device)).removeprefix("torch.")
             raise MeasurementError(f"autocast to {dtype} is on: measure outside of it, in the model's own dtype")
@@ -242,6 +284,7 @@ def _describe(anatomy: Anatomy, model: nn.Module, checkpoint: Checkpoint | None)
     reference = None if checkpoint is None else checkpoint.reference
     return Model(
         id=type(model).__name__ if reference is None else reference.id,
+        base=None if reference is None or reference.base is None else reference.base.named,
         revision=None if reference is None else reference.revision,
         fingerprint=None if reference is None else reference.fingerprint,
         architecture=(getattr(config, "architectures", None) or [type(model).__name__])[0],
@@ -249,9 +292,9 @@ def _describe(anatomy: Anatomy, model: nn.Module, checkpoint: Checkpoint | None)
         layers=anatomy.layers,
         hidden_size=anatomy.hidden_size,
         parameters=sum(parameter.numel() for parameter in parameters),
-        dtype=str(next(p.dtype for p in parameters if p.dtype.is_floating_point)).removeprefix("torch."),
+        dtype=str(next((p.dtype for p in parameters if p.dtype in ENCODINGS), anatomy.placements[0].dtype))[6:],
         attention=getattr(config, "_attn_implementation", None),
-        quantization=_quantization(config),
+        quantization=method(config if reference is None else reference.config),
     )
 
 
@@ -263,11 +306,3 @@ def _slow_cpu(core: nn.Module, device: torch.device) -> list[str]:
     return [
         "slow: this CPU has no bfloat16 arithmetic; --maxact-dtype=float32, against a baseline of it, is several times faster"
     ]
-
-
-def _quantization(config: Any) -> str | None:
-    scheme = getattr(config, "quantization_config", None)
-    if scheme is None:
-        return None
-    method = scheme.get("quant_method") if isinstance(scheme, dict) else scheme.quant_method
-    return str(getattr(method, "value", method))

@@ -48,6 +48,8 @@ class Settings:
     ceiling: float | None
     formats: tuple[str, ...]
     suite: str
+    sites: tuple[str, ...]
+    explain: bool
     json: Path | None
     benchmark: bool
     fresh: bool
@@ -98,6 +100,8 @@ class Settings:
             ceiling=_positive(raw, "ceiling"),
             formats=tuple(dict.fromkeys(raw["format"] or ())),
             suite=raw["suite"],
+            sites=tuple(dict.fromkeys(raw["sites"] or ())),
+            explain=bool(raw["explain"]),
             json=None if raw["json"] is None else here / Path(raw["json"]).expanduser(),
             benchmark=bool(raw["benchmark"]),
             fresh=bool(raw["fresh"]),

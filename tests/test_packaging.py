@@ -54,6 +54,7 @@ def test_a_wheel_holds_what_it_should_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert "pytest_maxact/py.typed" in names
+    assert {"pytest_maxact/corpora/images.jsonl", "pytest_maxact/corpora/images/face.png"} <= set(names)
     assert "pytest_maxact/demo/checkpoints/demo-blowup/model.safetensors" in names
     assert {name.split("/")[0] for name in names} == {"pytest_maxact", f"pytest_maxact-{wheel.name.split('-')[1]}.dist-info"}
 

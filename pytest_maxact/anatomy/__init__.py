@@ -7,7 +7,7 @@ wrong without anyone noticing (layers or the embedding not found, layers run out
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,10 +17,12 @@ from torch import nn
 from pytest_maxact.anatomy import routing
 from pytest_maxact.anatomy.components import Found, Layer, Recorded, is_norm, place, sites_of
 from pytest_maxact.anatomy.names import FOREIGN
+from pytest_maxact.anatomy.placement import Placement
 from pytest_maxact.anatomy.probe import SHAPE, Trace, layout_of, probe, same
 from pytest_maxact.anatomy.stack import Stack, find_core, find_stack, text_config
+from pytest_maxact.anatomy.vision import find_vision
 from pytest_maxact.errors import AnatomyError
-from pytest_maxact.record import Site
+from pytest_maxact.record import VISION, Site
 from pytest_maxact.taps import Tap
 
 __all__ = ["Anatomy", "Placement", "find_sites", "text_config"]
@@ -30,39 +32,16 @@ EACH_TOKEN = frozenset(("embedding", "hidden", "attention", "mlp", "attention_wr
 
 
 @dataclass(frozen=True)
-class Placement:
-    """One site, and the taps that read it, `rule` saying how they were found.
-
-    `once` is whether each token is one row, in one call of a forward. Where rows are routed tokens `experts` is the module
-    that they are sent to, and `order` that of the rows; for routers, `experts` is the module that is told their choice.
-    dtype, widths and device are those of the values, widths being the taps' numbers of features.
-    """
-
-    site: Site
-    taps: tuple[Tap, ...]
-    rule: str
-    once: bool
-    dtype: torch.dtype
-    widths: tuple[int, ...]
-    device: torch.device
-    experts: nn.Module | None = None
-    order: routing.Order | None = None
-
-    @property
-    def name(self) -> str:
-        """What the taps read, in words."""
-        return " and ".join(map(str, self.taps))
-
-
-@dataclass(frozen=True)
 class Anatomy:
     """The sites of a model in the order in which a forward reaches them.
 
-    `core` is the decoder that runs them, without language-model head, and `stack` are its layers. `notes` say in words what is
+    `core` is the text decoder that runs them, without language-model head, and `stack` are its layers; `whole` is the model
+    that takes images, too, where it is another. `notes` say in words what is
     not observed, and what is unusual.
     """
 
     core: nn.Module
+    whole: nn.Module
     stack: Stack
     hidden_size: int
     placements: tuple[Placement, ...]
@@ -76,7 +55,21 @@ class Anatomy:
     @property
     def needs_whole_batches(self) -> bool:
         """Whether padded tokens cannot be told from others somewhere, so that batches must have none."""
-        return any(tap.rows == "unknown" for placement in self.placements for tap in placement.taps)
+        return any(
+            tap.rows == "unknown"
+            for placement in self.placements
+            for tap in placement.taps
+            if placement.site.component != VISION
+        )
+
+    def with_images(self, inputs: Mapping[str, torch.Tensor]) -> Anatomy:
+        """With the sites of the vision tower, found by a forward on a sample with an image.
+
+        Raises:
+            AnatomyError: as `find_vision` does.
+
+        """
+        return replace(self, placements=(*find_vision(self.whole, self.core, inputs), *self.placements))
 
 
 def find_sites(model: nn.Module, *, linear_inputs: bool = False) -> Anatomy:
@@ -125,7 +118,8 @@ def find_sites(model: nn.Module, *, linear_inputs: bool = False) -> Anatomy:
     notes += [f"not observed: {what} ({_span(layers)})" for what, layers in missed.items()]
     order = {(call.module, call.layer): place for place, call in enumerate(trace.calls)}
     placements.sort(key=lambda p: max(order[tap.module, p.site.layer] for tap in p.taps))
-    return Anatomy(core, stack, int(config.hidden_size), tuple(placements), tuple(notes))
+    whole = getattr(model, "base_model", model)
+    return Anatomy(core, whole, stack, int(config.hidden_size), tuple(placements), tuple(notes))
 
 
 def _embedding(model: nn.Module, core: nn.Module) -> nn.Module:

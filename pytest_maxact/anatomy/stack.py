@@ -91,9 +91,9 @@ def find_stack(core: nn.Module) -> Stack:
 
 
 def _count(core: nn.Module, config: Any) -> int:
-    """Of encoder-decoders `num_hidden_layers` may be the encoder's."""
-    for name in ("decoder_layers", "num_decoder_layers", "num_hidden_layers"):
-        count = getattr(config, name, None)
+    """Of encoder-decoders `num_hidden_layers` may be the encoder's, and the text config may have lost `decoder_layers`."""
+    for owner, name in ((core.config, "decoder_layers"), (core.config, "num_decoder_layers"), (config, "num_hidden_layers")):
+        count = getattr(owner, name, None)
         if isinstance(count, int):
             return count
     raise AnatomyError(f"{type(core).__name__} has a config of {config.model_type} that does not tell its number of layers")

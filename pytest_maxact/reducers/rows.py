@@ -97,6 +97,7 @@ class Rows:
         None for sites that are not judged by the Sun criterion.
     counts: as in `Totals`, to be added to.
     wide: for float32 only.
+    image: bool [N], tokens that stand for images; None where there are none.
     """
 
     encoding: Encoding
@@ -107,9 +108,19 @@ class Rows:
     median: torch.Tensor | None
     counts: torch.Tensor
     wide: Wide | None
+    image: torch.Tensor | None = None
 
     @classmethod
-    def empty(cls, encoding: Encoding, real: torch.Tensor, place: torch.Tensor, totals: Totals, *, median: bool) -> Rows:
+    def empty(
+        cls,
+        encoding: Encoding,
+        real: torch.Tensor,
+        place: torch.Tensor,
+        totals: Totals,
+        *,
+        median: bool,
+        image: torch.Tensor | None = None,
+    ) -> Rows:
         """Room for the figures of a batch, beside the totals so far."""
         shape, device = (len(totals.counts), len(real)), totals.counts.device
         return cls(
@@ -121,6 +132,7 @@ class Rows:
             median=torch.empty(shape, dtype=encoding.integer, device=device) if median else None,
             counts=totals.counts,
             wide=None if totals.top is None else Wide.empty(shape, totals.top),
+            image=image,
         )
 
     @classmethod
@@ -129,6 +141,7 @@ class Rows:
         first = parts[0]
         if len(parts) == 1:
             return first
+        images = [part.image for part in parts if part.image is not None]
         medians = [part.median for part in parts if part.median is not None]
         return cls(
             encoding=first.encoding,
@@ -139,6 +152,7 @@ class Rows:
             median=torch.cat(medians, -1) if medians else None,
             counts=first.counts,
             wide=Wide.joined([part.wide for part in parts if part.wide is not None]),
+            image=torch.cat(images) if images else None,
         )
 
     def __getitem__(self, site: int) -> Rows:
@@ -151,6 +165,7 @@ class Rows:
             None if self.median is None else self.median[site],
             self.counts[site],
             None if self.wide is None else self.wide[site],
+            self.image,
         )
 
 

@@ -12,7 +12,7 @@ from pytest_maxact.checks import growth
 from pytest_maxact.checks.sun import describe
 from pytest_maxact.checks.verdict import Tolerance
 from pytest_maxact.history import Point
-from pytest_maxact.record import Baseline, Measurement, Overhead, Peak, Site
+from pytest_maxact.record import INPUT, VISION, Baseline, Measurement, Overhead, Peak, Site
 from pytest_maxact.wording import number, ratio, token_in_context
 
 WIDTH = 80
@@ -48,6 +48,7 @@ def summary(measurement: Measurement, baseline: Baseline | None, *, reused: bool
     return [
         *lines,
         *_wrapped(_quantized(measurement, peak), indent="    "),
+        *_wrapped(_by_modality(measurement), indent="    "),
         *_table(measurement, baseline),
         *_cost(measurement.overhead),
         *_notes(measurement),
@@ -107,6 +108,20 @@ def _quantized(measurement: Measurement, peak: Peak) -> str:
     return f"this site: crest factor {number(site.crest)}; INT-8 SQNR {', '.join(decibels) or 'unknown'}"
 
 
+def _by_modality(measurement: Measurement) -> str:
+    """The peaks of text, of tokens that stand for images, and of the vision tower; nothing without images."""
+    parts = [
+        f"{found.tokens:,} {found.modality} tokens hold {number(found.value)} "
+        f"({Site(component=found.component, layer=found.layer)})"
+        for found in measurement.modalities
+    ]
+    tower = [site for site in measurement.sites if site.component == VISION and site.peak is not None]
+    if tower:
+        largest = max(tower, key=lambda site: site.value)
+        parts.append(f"the vision tower {number(largest.value)} (layer {largest.layer}), which is not in M")
+    return "; ".join(parts)
+
+
 def _cost(overhead: Overhead | None) -> list[str]:
     if overhead is None:
         return []
@@ -121,14 +136,13 @@ def _cost(overhead: Overhead | None) -> list[str]:
 
 
 def _table(measurement: Measurement, baseline: Baseline | None) -> list[str]:
-    sites = sorted((site for site in measurement.sites if site.peak is not None), key=lambda site: -site.value)
-    lines = [
-        f"{'largest sites':<24}{'max |a|':>14}{'baseline':>14}{'ratio':>10}"
-        if baseline
-        else f"{'largest sites':<24}{'max |a|':>14}"
-    ]
-    for site in sites[:LARGEST_SITES]:
-        line = f"{site!s:<24}{number(site.value):>14}"
+    shown = [site for site in measurement.sites if site.peak is not None and not site.component.startswith(INPUT)]
+    sites = sorted(shown, key=lambda site: -site.value)[:LARGEST_SITES]
+    names = [str(site) if site.part_of_m else f"{site} (not in M)" for site in sites]
+    width = max(24, *map(len, names))
+    lines = [f"{'largest sites':<{width}}{'max |a|':>14}" + (f"{'baseline':>14}{'ratio':>10}" if baseline else "")]
+    for name, site in zip(names, sites, strict=True):
+        line = f"{name:<{width}}{number(site.value):>14}"
         stored = baseline.site(site.component, site.layer) if baseline else None
         if stored is not None:
             line += f"{number(stored.value):>14}{ratio(site.value, stored.value):>10}"
