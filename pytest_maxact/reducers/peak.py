@@ -42,7 +42,7 @@ class Peaks:
         largest = rows.largest.to(torch.int64)
         best = largest.amax(-1)
         # Of rows whose token is not known the lowest feature wins, so that their order does not matter.
-        place = torch.where(rows.place == UNTRACED, UNTRACED + rows.spot, rows.place)
+        place = torch.where(rows.place == UNTRACED, UNTRACED + rows.spot.to(torch.int64), rows.place)
         row = torch.where(largest == best[:, None], place, NOWHERE).argmin(-1, keepdim=True)
         spot = rows.spot.gather(-1, row).squeeze(-1).to(torch.int64)
         return self.merge(Peaks(best, torch.where(best < 0, NOWHERE, place.gather(-1, row).squeeze(-1)), spot))
