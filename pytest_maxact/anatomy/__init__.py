@@ -137,8 +137,10 @@ def _embedding(model: nn.Module, core: nn.Module) -> nn.Module:
 
 
 def _recorded_routers(core: nn.Module) -> list[Recorded]:
-    declared: Any = (getattr(core, "_can_record_outputs", None) or {}).get("router_logits", [])
-    recorders: list[Any] = list(declared) if isinstance(declared, (list, tuple)) else [declared]
+    recorders: list[Any] = []
+    for module in core.modules():
+        declared: Any = (getattr(module, "_can_record_outputs", None) or {}).get("router_logits", [])
+        recorders += declared if isinstance(declared, (list, tuple)) else [declared]
     routers = [
         Recorded(getattr(one, "target_class", one), getattr(one, "index", 0), getattr(one, "layer_name", None))
         for one in recorders
