@@ -148,7 +148,7 @@ class Explaining:
     """The plugin of a session that shows the sites of a model in place of running tests."""
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
-        from pytest_maxact.checkpoint import find, resolve_device
+        from pytest_maxact.checkpoint import check_device, find, resolve_device
 
         if config.getoption("numprocesses", None):
             raise MaxactError("--maxact-explain runs in one process: drop -n")
@@ -156,22 +156,26 @@ class Explaining:
         self.settings = settings
         self.device = resolve_device(settings.device)
         self.reference = find(settings.model, trust_remote_code=settings.trust_remote_code)
+        check_device(self.reference, self.device)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> bool:
         """Load the model, say where its sites are, and collect nothing."""
-        from pytest_maxact.checkpoint import load
+        from pytest_maxact.checkpoint import BALANCED, load
         from pytest_maxact.runner import explain
 
         session.items = []
+        settings, balanced = self.settings, self.settings.device == BALANCED
         try:
-            lines = explain(load(self.reference, dtype=self.settings.dtype, device=self.device), sites=self.settings.sites)
+            checkpoint = load(self.reference, dtype=settings.dtype, device=self.device, balanced=balanced)
+            lines = explain(checkpoint, sites=settings.sites)
         except MaxactError as cause:
             raise pytest.UsageError(str(cause)) from None
         terminal = session.config.pluginmanager.getplugin("terminalreporter")
-        terminal.write_sep("=", "sites of maximum activations")
-        for line in lines:
-            terminal.write_line(line)
+        if terminal is not None:
+            terminal.write_sep("=", "sites of maximum activations")
+            for line in lines:
+                terminal.write_line(line)
         return True
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
+from pytest_maxact.adapters import is_adapter
 from pytest_maxact.checkpoint import fetch, find
 from pytest_maxact.checks import growth
 from pytest_maxact.checks.verdict import Tolerance
@@ -116,9 +117,11 @@ class MaxactCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
         if not self._history or self._history[-1].step != state.global_step:
             return
         label = _label(state.global_step)
-        path = self._folder(args) / f"{label}.json"
+        path, saved = self._folder(args) / f"{label}.json", Path(args.output_dir, label)
+        if is_adapter(saved):  # its base model would be read again at each save
+            return
         try:
-            fingerprint = fetch(find(str(Path(args.output_dir, label)))).fingerprint
+            fingerprint = fetch(find(str(saved))).fingerprint
             record = Measurement.load(path)
             model = record.model.model_copy(update={"fingerprint": fingerprint})
             record.model_copy(update={"model": model}).save(path)

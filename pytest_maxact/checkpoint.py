@@ -1,27 +1,31 @@
 """Checkpoints: find one by hub id, folder, GGUF file or demo name, make sure that it is safe and whole, load it.
 
+An adapter of PEFT is one, too, with the base model that it names; `quantized.py` knows which weights are more than numbers.
 Only safetensors and GGUF are read: pickled weights can run code. A checkpoint's own Python code runs only where asked for.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from pytest_maxact import hub
+from pytest_maxact import adapters, hub, quantized
 from pytest_maxact.corpus import Corpus
 from pytest_maxact.demo import DEMO_NAMES, demo_folder
-from pytest_maxact.errors import CheckpointError, SettingsError
+from pytest_maxact.errors import CheckpointError, SettingsError, on_one_line
 from pytest_maxact.errors import first_line as _first_line
 from pytest_maxact.prompts import is_processor
 
@@ -32,6 +36,7 @@ TRAINERS_OWN = ("training_args", "optimizer", "scheduler", "scaler", "rng_state"
 # What a repository's decoder and tokenizer need besides the weights.
 SMALL_FILES = (
     "config.json",
+    adapters.CONFIG,
     INDEX,
     "tokenizer*",
     "special_tokens_map.json",
@@ -45,6 +50,7 @@ SMALL_FILES = (
 )
 LACKING = re.compile(r"(requires (the )?|dependencies: )`?(?P<library>torchvision|PIL|Pillow)\b", re.IGNORECASE)
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+BALANCED = "balanced"  # the device that is all there are
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 Remembered = Callable[[Sequence[Path], Callable[[Sequence[Path]], str]], str]
@@ -57,6 +63,7 @@ class Reference:
     `id` names it in records: the hub id, or the last part of a path. `repository` is set where weights come from the Hub,
     and `revision` is then the commit. `weights` are file names in `folder`, known once they are there; so are
     `fingerprint`, the sha256 over config and weights, and `stamps`, size and time (ns) of each of these files then.
+    Of an adapter `base` is the model that it is put on, whose config `config` is; the fingerprint covers both.
     """
 
     id: str
@@ -69,11 +76,18 @@ class Reference:
     trust_remote_code: bool = False
     fingerprint: str | None = None
     stamps: tuple[tuple[int, int], ...] = ()
+    base: Reference | None = None
+
+    @property
+    def named(self) -> str:
+        """Its id, with the revision where it has one."""
+        return f"{self.id}@{self.revision}" if self.revision else self.id
 
     @property
     def files(self) -> list[Path]:
-        """What the fingerprint is over."""
-        return [self.folder / name for name in (() if self.gguf else ("config.json",)) + self.weights]
+        """What the fingerprint is over, the base model's files left out."""
+        config = () if self.gguf else (adapters.CONFIG,) if self.base else ("config.json",)
+        return [self.folder / name for name in config + self.weights]
 
     @property
     def text_config(self) -> Any:
@@ -83,11 +97,15 @@ class Reference:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint: the base model, in evaluation mode, and its tokenizer where it has one."""
+    """A loaded checkpoint: the model, in evaluation mode, and its tokenizer where it has one.
+
+    The model has no head where it works without one. `notes` say in words how it is not what the files say.
+    """
 
     reference: Reference
     model: nn.Module
     tokenizer: Any
+    notes: tuple[str, ...] = ()
 
     def preprocessor(self, corpus: Corpus) -> Any:
         """What makes inputs of the corpus's samples: the tokenizer, or the processor where there are images among them.
@@ -110,6 +128,10 @@ def find(name: str, *, trust_remote_code: bool = False) -> Reference:
         CheckpointError: where nothing is found under the name, or what is found is damaged, pickled or needs its own code.
 
     """
+    return _find(name, trust_remote_code, adapters_too=True)
+
+
+def _find(name: str, trust_remote_code: bool, *, adapters_too: bool) -> Reference:
     path = Path(name).expanduser()
     if name in DEMO_NAMES:
         return _in_folder(demo_folder(name), name, trust_remote_code)
@@ -120,6 +142,9 @@ def find(name: str, *, trust_remote_code: bool = False) -> Reference:
     if path.suffix == ".gguf":
         raise CheckpointError(f"no checkpoint {name}: there is no file {path.absolute()}")
     if path.is_dir():
+        if adapters.is_adapter(path):
+            _check_adapter_alone(name, {file.name for file in path.iterdir()}, adapters_too=adapters_too)
+            return _adapter(path, path.resolve().name, trust_remote_code)
         return _in_folder(path, path.resolve().name, trust_remote_code)
     match = hub.HUB_ID.fullmatch(name)
     if match is None:
@@ -127,36 +152,74 @@ def find(name: str, *, trust_remote_code: bool = False) -> Reference:
             f"no checkpoint {name}: looked for a folder or .gguf file at {path.absolute()}, and it is no hub id either; "
             f"give a folder, a .gguf file, a hub id such as Qwen/Qwen3-8B, or one of {', '.join(DEMO_NAMES)}"
         )
-    return _on_hub(match["repository"], match["revision"], path, trust_remote_code)
+    return _on_hub(match["repository"], match["revision"], path, trust_remote_code, adapters_too=adapters_too)
 
 
-def load(reference: Reference, *, dtype: str = "auto", device: torch.device | str = "cpu") -> Checkpoint:
-    """Load a checkpoint's base model, without its language-model head, and its tokenizer.
+def load(
+    reference: Reference, *, dtype: str = "auto", device: torch.device | str = "cpu", balanced: bool = False
+) -> Checkpoint:
+    """Load a checkpoint's model and its tokenizer.
 
     Args:
         reference: what `find` gave.
-        dtype: `auto` (the config's own, bfloat16 for GGUF) or the name of a torch dtype.
+        dtype: `auto` (the config's own, bfloat16 for GGUF) or the name of a torch dtype; of quantized weights, that of what
+            is not quantized.
         device: where the model goes.
+        balanced: whether it goes to all devices instead, in equal parts, as accelerate deals them out.
 
     Raises:
         CheckpointError: where transformers cannot load it, or weights are missing from it.
 
     """
+    check_device(reference, torch.device(device))
     reference = fetch(reference)
+    whole = reference.base or reference
+    packed = quantized.method(whole.config) is not None
+    spread = balanced or packed
+    device_map: Any = None if not spread else BALANCED if balanced else {"": device}
     try:
         with _quiet_transformers():
-            model, info = _load_model(reference, dtype)
+            model, info = _load_model(reference, dtype, torch.device(device), device_map)
     except Exception as cause:  # transformers raises whatever its parts raise
-        raise CheckpointError(f"checkpoint {reference.id} cannot be loaded: {type(cause).__name__}: {cause}") from cause
-    missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+        raise CheckpointError(
+            f"checkpoint {whole.id} cannot be loaded: {type(cause).__name__}: {on_one_line(cause)}"
+        ) from cause
+    # Heads are not measured; of adapters and packed weights they only come along.
+    stack = adapters.stack_of(model) if packed or reference.base is not None else ""
+    _check_complete(whole.id, info, stack)
+    if not spread:
+        model = model.to(device)
+    if reference.base is not None:
+        with _quiet_transformers():
+            model = adapters.put_on(model, reference.folder, reference.id)
+    for part in filter(None, (reference, reference.base)):
+        if _stamps(part) != part.stamps:
+            raise CheckpointError(f"checkpoint {part.id} was written to while it was loaded: measure it when it is whole")
+    return Checkpoint(reference, model.eval(), load_tokenizer(reference), quantized.notes(whole.config, model.config))
+
+
+def _check_complete(name: str, info: Any, stack: str) -> None:
+    """Refuse what transformers filled with random numbers, among the weights whose names begin with `stack`."""
+    told = {key: key for key in info["missing_keys"]} | {key[0]: str(key) for key in info["mismatched_keys"]}
+    missing = [told[key] for key in sorted(told) if key.startswith(stack)]
     if missing:
         raise CheckpointError(
-            f"checkpoint {reference.id} lacks {len(missing)} weights of its architecture (the first: {missing[0]}), which "
+            f"checkpoint {name} lacks {len(missing)} weights of its architecture (the first: {missing[0]}), which "
             "would be filled with random numbers: save it again with save_pretrained()"
         )
-    if _stamps(reference) != reference.stamps:
-        raise CheckpointError(f"checkpoint {reference.id} was written to while it was loaded: measure it when it is whole")
-    return Checkpoint(reference, model.eval().to(device), load_tokenizer(reference))
+
+
+def check_device(reference: Reference, device: torch.device) -> None:
+    """Make sure that quantized weights can be loaded here, for a device; all others can.
+
+    Raises:
+        CheckpointError: where a library is missing, or the device cannot compute with them.
+
+    """
+    whole = reference.base or reference
+    if whole.gguf is None:
+        with _quiet_transformers():
+            quantized.check(whole.config, whole.id, device)
 
 
 def fetch(reference: Reference, remembered: Remembered | None = None) -> Reference:
@@ -172,10 +235,14 @@ def fetch(reference: Reference, remembered: Remembered | None = None) -> Referen
     """
     if reference.fingerprint is not None:
         return reference
+    if reference.base is not None:
+        reference = replace(reference, base=fetch(reference.base, remembered))
     if reference.repository is not None:
         reference = _fetch_weights(reference)
     files, stamps = reference.files, _stamps(reference)
     digest = _digest(files) if remembered is None else remembered(files, _digest)
+    if reference.base is not None:
+        digest = hashlib.sha256(f"{digest} on {reference.base.fingerprint}".encode()).hexdigest()
     return replace(reference, fingerprint=digest, stamps=stamps)
 
 
@@ -189,16 +256,28 @@ def small_files_digest(reference: Reference) -> str:
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.name} {file.stat().st_size}\n".encode() + file.read_bytes())
+    if reference.base is not None:
+        digest.update(small_files_digest(reference.base).encode())
     return digest.hexdigest()
 
 
+def libraries(reference: Reference) -> list[str]:
+    """Name and version of the libraries besides transformers that compute what a loaded checkpoint does."""
+    names = quantized.packages((reference.base or reference).config) + (["peft"] if reference.base else [])
+    return [f"{name} {version(name)}" for name in names]
+
+
 def has_tokenizer(reference: Reference) -> bool:
-    """Whether the checkpoint came with a tokenizer."""
+    """Whether the checkpoint came with a tokenizer, or the base model of an adapter did."""
+    return _own_tokenizer(reference) or (reference.base is not None and has_tokenizer(reference.base))
+
+
+def _own_tokenizer(reference: Reference) -> bool:
     return reference.gguf is not None or any((reference.folder / file).exists() for file in TOKENIZER_FILES)
 
 
 def load_tokenizer(reference: Reference) -> Any:
-    """The checkpoint's tokenizer; None where it has none.
+    """The checkpoint's tokenizer, of an adapter without one the base model's; None where there is none.
 
     Raises:
         CheckpointError: where transformers cannot load it.
@@ -208,10 +287,15 @@ def load_tokenizer(reference: Reference) -> Any:
 
     if not has_tokenizer(reference):
         return None
-    where = {"gguf_file": reference.gguf} if reference.gguf else {"trust_remote_code": reference.trust_remote_code}
+    if reference.base is not None and not _own_tokenizer(reference):
+        return load_tokenizer(reference.base)
+    own_code = reference.trust_remote_code
+    where: dict[str, Any] = {"gguf_file": reference.gguf} if reference.gguf else {"trust_remote_code": own_code}
+    if reference.base is not None:  # there is no config.json beside it
+        where["config"] = reference.config
     try:
         with _quiet_transformers():
-            return AutoTokenizer.from_pretrained(str(reference.folder), local_files_only=True, **where)
+            return AutoTokenizer.from_pretrained(str(reference.folder), local_files_only=not own_code, **where)
     except Exception as cause:  # transformers raises whatever its parts raise
         if "trust_remote_code" in str(cause):
             reason = "it needs Python code of its own; read that code, and where you trust it add --maxact-trust-remote-code"
@@ -265,13 +349,15 @@ def _processor_failure(cause: Exception) -> str:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device an option names; `auto` is CUDA, else MPS, else the CPU.
+    """The device an option names; `auto` is CUDA, else MPS, else the CPU; of `balanced` the first one.
 
     Raises:
-        SettingsError: for a device that this machine or PyTorch build does not have.
+        SettingsError: for a device that this machine or PyTorch build does not have, or `balanced` without accelerate.
 
     """
-    if name == "auto":
+    if name == BALANCED and find_spec("accelerate") is None:
+        raise SettingsError("--maxact-device=balanced needs the library accelerate: `pip install accelerate`, or name a device")
+    if name in ("auto", BALANCED):
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
@@ -292,6 +378,52 @@ def _in_folder(folder: Path, name: str, trust_remote_code: bool) -> Reference:
     return Reference(name, folder, config, weights, trust_remote_code=trust_remote_code)
 
 
+def _check_adapter_alone(name: str, files: Iterable[str], *, adapters_too: bool) -> None:
+    if not adapters_too:
+        raise CheckpointError(f"{name} is an adapter itself: merge it into its own base model with merge_and_unload()")
+    whole = sorted({"config.json", SINGLE, INDEX} & set(files))
+    if len(whole) > 1:  # transformers would load the one or both, by what is installed
+        raise CheckpointError(f"checkpoint {name} holds a whole model ({whole[-1]}) and an adapter: leave one of them there")
+
+
+def _adapter(
+    folder: Path, name: str, trust_remote_code: bool, repository: str | None = None, revision: str | None = None
+) -> Reference:
+    """An adapter in a folder; its weights are still to be downloaded where it comes from a repository."""
+    if repository is None:
+        _check_adapter_weights(folder, name)
+    wanted = adapters.base_of(adapters.read(folder, name), folder, name)
+    try:
+        base = _find(wanted, trust_remote_code, adapters_too=False)
+    except CheckpointError as cause:
+        raise CheckpointError(f"the base model that adapter {name} names cannot be used: {cause}") from None
+    config: Any = base.config
+    weights: tuple[str, ...] = ()
+    if repository is None:
+        _check_safetensors(folder / adapters.WEIGHTS, name)
+        weights, rows = (adapters.WEIGHTS,), adapters.vocabulary(folder)
+        if rows is not None:
+            config = copy.deepcopy(config)
+            config.get_text_config(decoder=True).vocab_size = rows
+    return Reference(name, folder, config, weights, None, repository, revision, trust_remote_code, base=base)
+
+
+def _check_adapter_weights(folder: Path, name: str) -> None:
+    if (folder / adapters.WEIGHTS).is_file():
+        return
+    pickled = sorted(file.name for pattern in PICKLED for file in folder.glob(f"adapter_model{pattern[1:]}"))
+    if pickled:
+        raise CheckpointError(_pickled_adapter(name, pickled[0]))
+    raise CheckpointError(f"adapter {name} holds no weights (looked for {adapters.WEIGHTS} in {folder.absolute()})")
+
+
+def _pickled_adapter(name: str, file: str) -> str:
+    return (
+        f"adapter {name} has only pickled weights ({file}), and pickled ones can run code when they are read: convert it where "
+        "you trust it, by PeftModel.from_pretrained(...).save_pretrained(...) of peft"
+    )
+
+
 def _gguf(path: Path) -> Reference:
     from transformers import AutoConfig
 
@@ -308,7 +440,7 @@ def _gguf(path: Path) -> Reference:
     return Reference(path.stem, path.parent, config, (path.name,), gguf=path.name)
 
 
-def _on_hub(repository: str, revision: str | None, path: Path, trust_remote_code: bool) -> Reference:
+def _on_hub(repository: str, revision: str | None, path: Path, trust_remote_code: bool, *, adapters_too: bool) -> Reference:
     at = f"{repository}@{revision}" if revision else repository
     try:
         snapshot = hub.snapshot(repository, revision, SMALL_FILES)
@@ -316,6 +448,12 @@ def _on_hub(repository: str, revision: str | None, path: Path, trust_remote_code
             raise snapshot.failure  # what the cache has of it is no use without the weights
     except hub.HubError as cause:
         raise CheckpointError(f"no checkpoint {at}: there is no folder {path.absolute()}, and {cause}") from None
+    if adapters.CONFIG in snapshot.files:
+        _check_adapter_alone(at, snapshot.files, adapters_too=adapters_too)
+        if adapters.WEIGHTS not in snapshot.files:
+            pickled = sorted(file for file in snapshot.files if file.startswith("adapter_model"))
+            raise CheckpointError(_pickled_adapter(at, pickled[0] if pickled else "none at all"))
+        return _adapter(snapshot.folder, repository, trust_remote_code, repository, snapshot.commit)
     if "config.json" not in snapshot.files:
         packed = sorted(file for file in snapshot.files if file.endswith(".gguf"))
         instead = f"fetch `hf download {repository} {packed[0]} --local-dir .` and name the file" if packed else "name another"
@@ -327,6 +465,8 @@ def _on_hub(repository: str, revision: str | None, path: Path, trust_remote_code
 
 
 def _wanted(folder: Path, name: str) -> tuple[str, ...]:
+    if (folder / adapters.CONFIG).exists():
+        return (adapters.WEIGHTS,)
     return _shards(folder / INDEX, name) if (folder / INDEX).exists() else (SINGLE,)
 
 
@@ -377,8 +517,6 @@ def _weights(folder: Path, name: str) -> tuple[str, ...]:
         return _shards(folder / INDEX, name)
     if (folder / SINGLE).is_file():
         return (SINGLE,)
-    if any(folder.glob("adapter_model*")):
-        raise CheckpointError(f"checkpoint {name} is an adapter: merge it into its base model with merge_and_unload() first")
     pickled = sorted(
         file.name for pattern in PICKLED for file in folder.glob(pattern) if not file.name.startswith(TRAINERS_OWN)
     )
@@ -423,25 +561,55 @@ def _check_safetensors(file: Path, name: str) -> None:
         raise CheckpointError(f"{file} is damaged or cut short ({cause}): copy or download it again") from None
 
 
-def _load_model(reference: Reference, dtype: str) -> tuple[Any, Any]:
+def _load_model(reference: Reference, dtype: str, device: torch.device, device_map: Any) -> tuple[Any, Any]:
+    """The model and what transformers tells of its weights; of an adapter those of its base."""
     import transformers
 
+    whole = reference.base or reference
     # Weights of another shape are told to us, and refused with those that are missing.
     options: dict[str, Any] = {"dtype": "auto" if dtype == "auto" else getattr(torch, dtype), "ignore_mismatched_sizes": True}
-    if reference.gguf is not None:
-        options |= {"gguf_file": reference.gguf}
+    if whole.gguf is not None:
+        options |= {"gguf_file": whole.gguf}
         if dtype == "auto":
             options["dtype"] = torch.bfloat16
         if hasattr(transformers, "GgufConfig"):  # newer releases may else keep the weights packed
             options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     else:
-        options |= {"use_safetensors": True, "trust_remote_code": reference.trust_remote_code}
-    own_classes = getattr(reference.config, "auto_map", None) or {}
-    only_head = reference.trust_remote_code and "AutoModelForCausalLM" in own_classes and "AutoModel" not in own_classes
-    auto_class = transformers.AutoModelForCausalLM if only_head else transformers.AutoModel
-    return auto_class.from_pretrained(  # type: ignore[no-any-return]
-        str(reference.folder), config=reference.config, local_files_only=True, output_loading_info=True, **options
+        options |= {"use_safetensors": True, "trust_remote_code": whole.trust_remote_code}
+        options |= quantized.options(whole.config, device)
+    if device_map is not None:
+        options["device_map"] = device_map
+    return _model_class(reference).from_pretrained(  # type: ignore[no-any-return]
+        str(whole.folder),
+        config=whole.config,
+        local_files_only=not whole.trust_remote_code,  # its code may lie in another repository
+        output_loading_info=True,
+        **options,
     )
+
+
+def _model_class(reference: Reference) -> Any:
+    """The class that loads a checkpoint: the model without a head where names of modules do not matter."""
+    import transformers
+
+    whole = reference.base or reference
+    config: Any = whole.config
+    if reference.base is not None:
+        name = adapters.class_for(reference.folder, config)
+    elif quantized.method(config) is not None:  # which modules are quantized is told by the names they were saved under
+        name = (getattr(config, "architectures", None) or ["AutoModel"])[0]
+    else:
+        name = "AutoModel"
+    found: Any = getattr(transformers, name, None)
+    is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
+    if is_model and found.config_class is type(config):
+        return found
+    own = getattr(config, "auto_map", None) or {} if whole.trust_remote_code else {}
+    if not name.startswith("AutoModel"):
+        name = "AutoModelForCausalLM"
+    if own and name not in own:
+        name = next((kind for kind in own if kind.startswith("AutoModel") and hasattr(transformers, kind)), name)
+    return getattr(transformers, name)
 
 
 def _stamps(reference: Reference) -> tuple[tuple[int, int], ...]:

@@ -65,7 +65,7 @@ OPTIONS = (
         default="auto",
         choices=("auto", "bfloat16", "float16", "float32"),
     ),
-    Option("device", "cpu, cuda, cuda:1 or mps (default: the best there is)", "NAME", "auto"),
+    Option("device", "cpu, cuda, cuda:1, mps, or balanced: over all there are (default: the best one)", "NAME", "auto"),
     Option(
         "baseline",
         "auto: by model id in the baselines folder, then among the package's; a name or file; previous: in a series, the "

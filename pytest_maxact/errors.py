@@ -32,3 +32,9 @@ class MeasurementError(MaxactError):
 def first_line(cause: BaseException) -> str:
     """What an error says, cut to its first line."""
     return next(iter(str(cause).strip().splitlines()), type(cause).__name__)
+
+
+def on_one_line(cause: BaseException) -> str:
+    """What an error says, of several lines too, as the start of one."""
+    said = " ".join(str(cause).split()) or type(cause).__name__
+    return said if len(said) <= 240 else f"{said[:240]}…"

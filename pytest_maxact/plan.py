@@ -15,11 +15,14 @@ from pytest_maxact.baseline import NO_BASELINE, Stored, look_up
 from pytest_maxact.batching import length_limit
 from pytest_maxact.benchmark import overhead
 from pytest_maxact.checkpoint import (
+    BALANCED,
     Checkpoint,
     Reference,
     Remembered,
+    check_device,
     fetch,
     find,
+    libraries,
     load,
     load_processor,
     load_tokenizer,
@@ -63,6 +66,7 @@ class Plan:
         assert settings.model is not None
         corpus = corpus_of(settings) if before is None else before.corpus
         reference = find(settings.model, trust_remote_code=settings.trust_remote_code)
+        check_device(reference, device)
         vocabulary = getattr(reference.text_config, "vocab_size", None)
         if vocabulary is None:
             raise CheckpointError(
@@ -107,14 +111,20 @@ class Plan:
         return {
             **imaging,
             "schema": MEASUREMENT_SCHEMA,
-            "versions": [version(name) for name in ("pytest-maxact", "torch", "transformers", "tokenizers")],
-            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device),
+            "versions": [version(name) for name in ("pytest-maxact", "torch", "transformers", "tokenizers")] + libraries(model),
+            "device": self._device_in_words(),
             "threads": torch.get_num_threads(),
             "model": [model.id, model.revision, model.fingerprint, small_files_digest(model)],
             "corpus": [self.corpus.id, self.corpus.digest],
             "settings": [settings.dtype, settings.max_length, settings.special_tokens, settings.batch_tokens],
             "sites": list(settings.sites),
         }
+
+    def _device_in_words(self) -> str:
+        if self.device.type != "cuda":
+            return str(self.device)
+        several = f", {torch.cuda.device_count()} of them" if self.settings.device == BALANCED else ""
+        return torch.cuda.get_device_name(self.device) + several
 
     def load(self) -> Checkpoint:
         """Load the checkpoint.
@@ -123,7 +133,8 @@ class Plan:
             CheckpointError: where that is not possible.
 
         """
-        return load(self.reference, dtype=self.settings.dtype, device=self.device)
+        balanced = self.settings.device == BALANCED
+        return load(self.reference, dtype=self.settings.dtype, device=self.device, balanced=balanced)
 
     def run(self, progress: Progress | None) -> Measurement:
         """Load the checkpoint and measure it, and what observing costs where that was asked for.

@@ -215,9 +215,13 @@ class Trajectory(Record):
 
 
 class Model(Record):
-    """Which model was measured. `fingerprint` is the sha256 over config and weights; None for a model in memory."""
+    """Which model was measured. `fingerprint` is the sha256 over config and weights; None for a model in memory.
+
+    `base` is the id of the model that an adapter was put on, with its revision where it has one.
+    """
 
     id: str
+    base: str | None = None
     revision: str | None = None
     fingerprint: str | None = None
     architecture: str

@@ -24,6 +24,7 @@ from pytest_maxact.checkpoint import Checkpoint
 from pytest_maxact.corpus import Corpus, SpecialTokens, load_corpus
 from pytest_maxact.errors import MeasurementError, SettingsError
 from pytest_maxact.observer import Observer
+from pytest_maxact.quantized import method, unpack
 from pytest_maxact.record import (
     Environment,
     Measurement,
@@ -31,8 +32,9 @@ from pytest_maxact.record import (
     SampleFigures,
     Timing,
 )
+from pytest_maxact.reducers.encoding import ENCODINGS
 from pytest_maxact.report.explain import Row, explain_lines
-from pytest_maxact.wrappers import as_written, unwrapped
+from pytest_maxact.wrappers import as_written, input_device, unwrapped
 
 # More tokens a forward gain nothing beyond these; less memory than they need halves them.
 CPU_BATCH_TOKENS = 4096
@@ -94,6 +96,7 @@ def measure(
         model, tokenizer = model.model, model.tokenizer
     model = unwrapped(model)
     with observing(model):
+        unpack(model)
         anatomy = find_sites(model, linear_inputs=LINEAR_INPUTS in sites)
         device = device_of(anatomy)
         if batches is None:
@@ -132,7 +135,13 @@ def measure(
         modalities=observer.modalities(texts),
         sites=figures,
         samples=_samples(work, observer),
-        notes=[*anatomy.notes, *outcome.unused_experts(figures), *_slow_cpu(anatomy.core, device), *observer.notes],
+        notes=[
+            *anatomy.notes,
+            *outcome.unused_experts(figures),
+            *(checkpoint.notes if checkpoint else ()),
+            *_slow_cpu(anatomy.core, device),
+            *observer.notes,
+        ],
         timing=Timing(
             seconds=seconds,
             tokens_per_s=work.facts.tokens / seconds,
@@ -152,6 +161,7 @@ def explain(checkpoint: Checkpoint, *, sites: Collection[str] = ()) -> list[str]
     """
     model = unwrapped(checkpoint.model)
     with observing(model):
+        unpack(model)
         anatomy = find_sites(model, linear_inputs=LINEAR_INPUTS in sites)
     rows = [Row(placement.site, placement.name, placement.rule) for placement in anatomy.placements]
     facts = _describe(anatomy, model, checkpoint)
@@ -216,7 +226,7 @@ def deal_out(
 
 def device_of(anatomy: Anatomy) -> torch.device:
     """Where token ids go in."""
-    return next(anatomy.core.parameters()).device
+    return input_device(anatomy.core)
 
 
 @contextmanager
@@ -227,7 +237,7 @@ def observing(model: nn.Module) -> Iterator[None]:
         MeasurementError: under autocast.
 
     """
-    for device in {parameter.device.type for parameter in model.parameters()}:
+    for device in {parameter.device.type for parameter in model.parameters()} - {"meta"}:  # offloaded by accelerate
         if torch.is_autocast_enabled(device):
             dtype = str(torch.get_autocast_dtype(device)).removeprefix("torch.")
             raise MeasurementError(f"autocast to {dtype} is on: measure outside of it, in the model's own dtype")
@@ -274,6 +284,7 @@ def _describe(anatomy: Anatomy, model: nn.Module, checkpoint: Checkpoint | None)
     reference = None if checkpoint is None else checkpoint.reference
     return Model(
         id=type(model).__name__ if reference is None else reference.id,
+        base=None if reference is None or reference.base is None else reference.base.named,
         revision=None if reference is None else reference.revision,
         fingerprint=None if reference is None else reference.fingerprint,
         architecture=(getattr(config, "architectures", None) or [type(model).__name__])[0],
@@ -281,9 +292,9 @@ def _describe(anatomy: Anatomy, model: nn.Module, checkpoint: Checkpoint | None)
         layers=anatomy.layers,
         hidden_size=anatomy.hidden_size,
         parameters=sum(parameter.numel() for parameter in parameters),
-        dtype=str(next(p.dtype for p in parameters if p.dtype.is_floating_point)).removeprefix("torch."),
+        dtype=str(next((p.dtype for p in parameters if p.dtype in ENCODINGS), anatomy.placements[0].dtype))[6:],
         attention=getattr(config, "_attn_implementation", None),
-        quantization=_quantization(config),
+        quantization=method(config if reference is None else reference.config),
     )
 
 
@@ -295,11 +306,3 @@ def _slow_cpu(core: nn.Module, device: torch.device) -> list[str]:
     return [
         "slow: this CPU has no bfloat16 arithmetic; --maxact-dtype=float32, against a baseline of it, is several times faster"
     ]
-
-
-def _quantization(config: Any) -> str | None:
-    scheme = getattr(config, "quantization_config", None)
-    if scheme is None:
-        return None
-    method = scheme.get("quant_method") if isinstance(scheme, dict) else scheme.quant_method
-    return str(getattr(method, "value", method))

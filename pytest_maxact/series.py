@@ -115,7 +115,8 @@ def _may_be_checkpoint(path: str) -> bool:
     folder = Path(path)
     if not folder.is_dir():
         return path.endswith(".gguf")
-    return (folder / "config.json").exists() or step_of(path) is not None  # one of which nothing is written yet has its name
+    known = any((folder / file).exists() for file in ("config.json", "adapter_config.json"))
+    return known or step_of(path) is not None  # one of which nothing is written yet has its name
 
 
 def _natural(path: str) -> list[tuple[int, int, str]]:

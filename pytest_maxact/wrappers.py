@@ -50,6 +50,12 @@ def bare(module: nn.Module) -> nn.Module:
     return module
 
 
+def input_device(model: nn.Module) -> torch.device:
+    """Where token ids go in; of a model that accelerate spreads out any device will do, "meta" left out, where nothing is."""
+    here = (parameter.device for parameter in model.parameters() if parameter.device.type != "meta")
+    return next(here, torch.device("cpu"))
+
+
 def as_written(model: nn.Module) -> AbstractContextManager[Any]:
     """Run a model of which parts are compiled as plain Python: hooks are seen, and nothing is compiled because of them."""
     return torch.compiler.set_stance("force_eager") if any(map(_compiled, model.modules())) else nullcontext()
@@ -60,18 +66,29 @@ def _compiled(module: nn.Module) -> bool:
     return module._compiled_call_impl is not None or hasattr(module.forward, "_torchdynamo_orig_callable")
 
 
+def more_than_modules(config: Any) -> str | None:
+    """Why the model that an adapter's modules are in does not compute what the adapter does; None where it does.
+
+    Args:
+        config: a config of PEFT.
+
+    """
+    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    if config.is_prompt_learning:
+        return f"{kind} of PEFT puts virtual tokens before each sample"
+    if kind in STEERED or getattr(config, "alora_invocation_tokens", None):
+        return f"{'activated LORA' if kind == 'LORA' else kind} of PEFT steers its adapters from outside the model"
+    return None
+
+
 def _with_adapters(model: Any) -> nn.Module:
     """The model that PEFT put its adapters into."""
     for name in model.active_adapters:
         config = model.peft_config[name]
-        kind = str(getattr(config.peft_type, "value", config.peft_type))
-        if config.is_prompt_learning:
-            raise AnatomyError(f"{kind} of PEFT puts virtual tokens before each sample: measure model.get_base_model()")
-        if kind in STEERED or getattr(config, "alora_invocation_tokens", None):
-            kind = "activated LORA" if kind == "LORA" else kind
-            raise AnatomyError(
-                f"{kind} of PEFT steers its adapters from outside the model: measure one that they are merged into"
-            )
+        reason = more_than_modules(config)
+        if reason is not None:
+            instead = "model.get_base_model()" if config.is_prompt_learning else "one that they are merged into"
+            raise AnatomyError(f"{reason}: measure {instead}")
     return model.base_model.model  # type: ignore[no-any-return]
 
 

@@ -168,7 +168,7 @@ def test_folders_without_config_or_weights_are_told_apart(project: Project, copy
     assert message.startswith("checkpoint bare holds no weights (looked for model.safetensors and ")
     assert str(bare) in message
     (bare / "adapter_model.safetensors").write_bytes(b"")
-    assert "is an adapter: merge it" in project.problem(f"--maxact-model={bare}")
+    assert "adapter bare lacks adapter_config.json (looked in " in project.problem(f"--maxact-model={bare}")
 
 
 @pytest.mark.parametrize(

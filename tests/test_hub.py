@@ -10,6 +10,7 @@ import fnmatch
 import hashlib
 import json
 import os
+import shutil
 import socket
 import socketserver
 import subprocess
@@ -21,12 +22,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
+import peft
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import constants
+from transformers import AutoModel
 
-from pytest_maxact.checkpoint import find, load
+from pytest_maxact.checkpoint import fetch, find, load
 from pytest_maxact.errors import CheckpointError
 from pytest_maxact.hub import HubError, snapshot
 from pytest_maxact.record import Measurement
@@ -490,3 +493,78 @@ def test_a_checkpoint_of_the_hub_is_measured_over_a_data_set_of_the_hub(
     assert run("acme/tiny", "--maxact-corpus=hf:acme/texts", "--maxact-samples=2").ret == 0
     record = Measurement.load(pytester.path / "record.json")
     assert (record.corpus.id, record.corpus.samples, record.corpus.categories) == ("hf:acme/texts", 2, {"c": 2})
+
+
+@pytest.fixture
+def lora(checkpoint: Path, tmp_path: Path) -> Path:
+    """A folder with an adapter whose base model is `acme/tiny@v1`."""
+    folder = tmp_path / "lora"
+    model = peft.get_peft_model(AutoModel.from_pretrained(checkpoint), peft.LoraConfig(r=2, task_type="FEATURE_EXTRACTION"))
+    model.peft_config["default"].base_model_name_or_path = "acme/tiny"
+    model.peft_config["default"].revision = "v1"
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient")  # which PEFT asks for
+def test_an_adapter_and_its_base_come_from_the_hub(hub: Hub, cache: Path, lora: Path) -> None:
+    hub.repositories["acme/lora"] = lora
+    reference = find("acme/lora@main")
+    assert not any(path.endswith(".safetensors") for path in hub.asked)
+    assert (reference.id, reference.revision) == ("acme/lora", COMMIT)
+    assert reference.base is not None
+    assert (reference.base.id, reference.base.revision) == ("acme/tiny", COMMIT)
+    loaded = load(reference)
+    assert type(loaded.model).__name__ == "PeftModelForFeatureExtraction"
+    assert loaded.reference.fingerprint == fetch(find(str(lora))).fingerprint
+    assert loaded.tokenizer is not None
+    assert "api/models/acme/tiny/revision/v1" in hub.asked
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.filterwarnings("ignore:`is_gradient")
+def test_an_adapter_of_the_hub_that_cannot_be_used_is_one_line(hub: Hub, lora: Path) -> None:
+    hub.repositories["acme/lora"] = lora
+    hub.revisions.remove("v1")
+    with pytest.raises(
+        CheckpointError, match=r"^the base model that adapter acme/lora names cannot be used: no checkpoint acme/t"
+    ):
+        find("acme/lora")
+    (lora / "adapter_model.safetensors").rename(lora / "adapter_model.bin")
+    with pytest.raises(
+        CheckpointError, match=r"^adapter acme/lora has only pickled weights \(adapter_model\.bin\), and pickled"
+    ):
+        find("acme/lora")
+
+
+@pytest.mark.usefixtures("cache")
+def test_code_in_another_repository_runs_with_the_option_only(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("sys.path", list(sys.path))
+    code, model = tmp_path / "code", tmp_path / "model"
+    code.mkdir()
+    (code / "own.py").write_text(
+        "from transformers import LlamaConfig, LlamaModel\n\n\nclass OwnConfig(LlamaConfig):\n    model_type = 'own'\n\n\n"
+        "class OwnModel(LlamaModel):\n    config_class = OwnConfig\n"
+    )
+    shutil.copytree(hub.repositories["acme/tiny"], model)
+    config = json.loads((model / "config.json").read_text())
+    config |= {
+        "model_type": "own",
+        "auto_map": {"AutoConfig": "acme/code--own.OwnConfig", "AutoModel": "acme/code--own.OwnModel"},
+    }
+    (model / "config.json").write_text(json.dumps(config))
+    hub.repositories |= {"acme/code": code, "acme/model": model}
+    for name in ("acme/model", str(model)):
+        with pytest.raises(
+            CheckpointError, match=r"needs Python code of its own \(acme/code--own\.OwnConfig, acme/code--own\.O"
+        ):
+            find(name)
+    assert not any(path.startswith("acme/code") for path in hub.asked)
+    for name in ("acme/model", str(model)):
+        loaded = load(find(name, trust_remote_code=True))
+        assert type(loaded.model).__name__ == "OwnModel"
+        assert loaded.tokenizer is not None
+    assert "acme/code/resolve/main/own.py" in hub.asked

@@ -13,6 +13,7 @@ from torch import nn
 from pytest_maxact.anatomy.stack import Stack
 from pytest_maxact.errors import AnatomyError, first_line
 from pytest_maxact.taps import Layout, first_input, on_gate
+from pytest_maxact.wrappers import input_device
 
 SHAPE = (2, 5)  # unequal, so that no dimension is taken for another
 TOKENS = SHAPE[0] * SHAPE[1]
@@ -96,7 +97,7 @@ def probe(core: nn.Module, stack: Stack, vocabulary: int, watched: Iterable[nn.M
             undo.append(module.register_forward_hook(note, with_kwargs=True).remove)
             if hasattr(module, "_apply_gate"):
                 undo.append(on_gate(module, gate_of(module)))
-        device = next(core.parameters()).device
+        device = input_device(core)
         ids = (torch.arange(TOKENS, device=device) % vocabulary).reshape(SHAPE)
         with torch.no_grad():
             core(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)

@@ -12,7 +12,7 @@ from pytest_maxact.checks import growth
 from pytest_maxact.checks.sun import describe
 from pytest_maxact.checks.verdict import Tolerance
 from pytest_maxact.history import Point
-from pytest_maxact.record import INPUT, Baseline, Measurement, Overhead, Peak, Site
+from pytest_maxact.record import INPUT, VISION, Baseline, Measurement, Overhead, Peak, Site
 from pytest_maxact.wording import number, ratio, token_in_context
 
 WIDTH = 80
@@ -48,6 +48,7 @@ def summary(measurement: Measurement, baseline: Baseline | None, *, reused: bool
     return [
         *lines,
         *_wrapped(_quantized(measurement, peak), indent="    "),
+        *_wrapped(_by_modality(measurement), indent="    "),
         *_table(measurement, baseline),
         *_cost(measurement.overhead),
         *_notes(measurement),
@@ -105,6 +106,20 @@ def _quantized(measurement: Measurement, peak: Peak) -> str:
     known = [(site.sqnr.get(f"int8_{policy}", math.nan), words) for policy, words in POLICIES]
     decibels = [f"{about}{value:.1f} dB {words}" for value, words in known if not math.isnan(value)]
     return f"this site: crest factor {number(site.crest)}; INT-8 SQNR {', '.join(decibels) or 'unknown'}"
+
+
+def _by_modality(measurement: Measurement) -> str:
+    """The peaks of text, of tokens that stand for images, and of the vision tower; nothing without images."""
+    parts = [
+        f"{found.tokens:,} {found.modality} tokens hold {number(found.value)} "
+        f"({Site(component=found.component, layer=found.layer)})"
+        for found in measurement.modalities
+    ]
+    tower = [site for site in measurement.sites if site.component == VISION and site.peak is not None]
+    if tower:
+        largest = max(tower, key=lambda site: site.value)
+        parts.append(f"the vision tower {number(largest.value)} (layer {largest.layer}), which is not in M")
+    return "; ".join(parts)
 
 
 def _cost(overhead: Overhead | None) -> list[str]:
