@@ -183,6 +183,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "deepstack_layer_map": [[0, 0], [1, 1]],
         "spatial_target_layers": [0, 1, 2, 2],
     },
+    "granitemoeshared": {"shared_intermediate_size": INTERMEDIATE},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention", "linear_attention"], "mamba_d_head": 16},
     # num_hidden_layers counts calls: a stack's layers, times two cycles of three low and one high stack
     "hrm_text": {"num_layers_per_stack": 2, "num_hidden_layers": 16},
@@ -197,6 +198,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "inkling_vision": {"patch_size": 4, "num_hidden_layers": 4},  # fewer layers than scales would need scipy
     "jamba": {"attn_layer_offset": 1, "num_hidden_layers": 4},
     "janus_vqgan": {"base_channels": 32, "num_embeddings": 32, "channel_multiplier": (1, 1)},
+    "lfm2": {"layer_types": ["conv", "full_attention", "conv"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"]},
     "llama4_text": {
         "num_hidden_layers": 4,

@@ -116,6 +116,8 @@ def find_sites(model: nn.Module, *, linear_inputs: bool = False) -> Anatomy:
                 site.layer or 0
             )
     notes += [f"not observed: {what} ({_span(layers)})" for what, layers in missed.items()]
+    if final is not None and len(_values(final.taps[0], trace, None)) > 1:
+        notes.append(f"unusual: {final.taps[0].name} runs several times; final_norm holds what each gave")
     order = {(call.module, call.layer): place for place, call in enumerate(trace.calls)}
     placements.sort(key=lambda p: max(order[tap.module, p.site.layer] for tap in p.taps))
     whole = getattr(model, "base_model", model)
@@ -135,8 +137,10 @@ def _embedding(model: nn.Module, core: nn.Module) -> nn.Module:
 
 
 def _recorded_routers(core: nn.Module) -> list[Recorded]:
-    declared: Any = (getattr(core, "_can_record_outputs", None) or {}).get("router_logits", [])
-    recorders: list[Any] = list(declared) if isinstance(declared, (list, tuple)) else [declared]
+    recorders: list[Any] = []
+    for module in core.modules():
+        declared: Any = (getattr(module, "_can_record_outputs", None) or {}).get("router_logits", [])
+        recorders += declared if isinstance(declared, (list, tuple)) else [declared]
     routers = [
         Recorded(getattr(one, "target_class", one), getattr(one, "index", 0), getattr(one, "layer_name", None))
         for one in recorders
@@ -162,12 +166,19 @@ def _check_stack(core: nn.Module, stack: Stack, trace: Trace) -> list[str]:
         notes.append(f"not observed: {_span(sorted(stack.without_images))}, which run only with images")
     elif numbers != list(range(stack.count)):
         raise AnatomyError(f"the {stack.count} layers of {type(core).__name__} do not run once each and in order: {numbers}")
-    apart, gave = [], None
+    apart: list[int] = []
+    beside: list[int] = []
+    gave: list[torch.Tensor] = []
     for number, module in trace.runs:
         run = trace.of(module, number)[-1]
-        if gave is not None and not any(same(entered, gave) for entered in run.entered):
+        taken = [any(same(entered, part) for entered in run.entered) for part in gave]
+        if taken and not taken[0]:
             apart.append(number)
-        gave = next((part for part in run.gave if isinstance(part, torch.Tensor)), None)
+        elif any(took and part.shape == gave[0].shape for took, part in zip(taken[1:], gave[1:], strict=True)):
+            beside.append(number)
+        gave = [part for part in run.gave if isinstance(part, torch.Tensor)]
+    if beside:
+        notes.append(f"not observed: a second residual stream, which enters beside the first ({_span(beside)})")
     if apart:
         notes.append(f"unusual: what enters is not what the layer before gave ({_span(apart)})")
     return notes

@@ -23,8 +23,10 @@ from pytest_maxact.anatomy.names import (
     MLP_CLASS,
     MLP_NAME,
     NORM_CLASS,
+    NORM_OF_PARTS,
     ROUTER_CLASS,
     ROUTER_NAME,
+    UNREADABLE,
 )
 from pytest_maxact.anatomy.probe import Call, Trace, same
 from pytest_maxact.anatomy.stack import descendants
@@ -90,9 +92,11 @@ def place(layer: Layer, routers: Sequence[Recorded], *, linear_inputs: bool) -> 
         rest = [(name, module) for name, module in rest if not any(_within(f"{name}.", tap.name) for tap, _ in taps)]
     blocks = [(name, module) for name, module in mlps if layer.ran(module)]
     _place_gates(layer, blocks)
-    _place_routers(layer, [*blocks, *rest], routers)
+    _place_routers(layer, [*mixers, *blocks, *rest], routers)
     if linear_inputs:
         _place_linear_inputs(layer)
+    if not mixers and not taps and not layer.missed:
+        layer.missed.append(f"attention and mlp: neither is a part of {type(layer.module).__name__}")
     placed = {tap.name for found in layer.found for tap in found.taps}
     unplaced = [name for name, module in rest if name not in placed and not is_norm(module) and not _spread(layer, name, taps)]
     if unplaced:
@@ -108,7 +112,10 @@ def _parts(layer: Layer) -> tuple[list[tuple[str, nn.Module]], list[tuple[str, n
         for child_name, child in module.named_children():
             name, inner = f"{prefix}.{child_name}", bare(child)
             kind = _kind(child_name, inner)
-            if kind == "mlp" and layer.ran(inner):
+            unreadable = UNREADABLE.get(type(inner).__name__)
+            if unreadable is not None:
+                layer.missed.append(f"{name.removeprefix(f'{layer.name}.')} of {type(layer.module).__name__}, {unreadable}")
+            elif kind == "mlp" and layer.ran(inner):
                 mlps.append((name, inner))
             elif kind == "mixer" and layer.ran(inner):
                 mixers.append((name, inner))
@@ -116,17 +123,26 @@ def _parts(layer: Layer) -> tuple[list[tuple[str, nn.Module]], list[tuple[str, n
                 layer.missed.append(
                     f"{name.removeprefix(f'{layer.name}.')} of {type(layer.module).__name__}, which did not run"
                 )
-            elif kind == "cross":
+            elif kind == "cross" or NORM_OF_PARTS.search(type(inner).__name__):
                 continue
             elif _is_router(inner):
                 rest.append((name, inner))
-            elif any(True for _ in inner.children()) and not is_norm(inner):
+            elif any(True for _ in inner.children()):
+                if layer.ran(inner) and _uses_weights(layer, inner):
+                    rest.append((name, inner))
                 visit(inner, name)
             elif any(True for _ in inner.parameters()) and layer.ran(inner):
                 rest.append((name, inner))
 
     visit(layer.module, layer.name)
     return mixers, mlps, rest
+
+
+def _uses_weights(layer: Layer, module: nn.Module) -> bool:
+    """Whether a module computes with parameters of its own, or with those of a child that it does not call."""
+    leaves = [child for child in map(bare, module.children()) if not any(True for _ in child.children())]
+    silent = any(any(True for _ in leaf.parameters()) and not layer.ran(leaf) for leaf in leaves)
+    return silent or any(True for _ in module.parameters(recurse=False))
 
 
 def _kind(name: str, module: nn.Module) -> str | None:

@@ -24,6 +24,7 @@ ACTIVATION_NAME = re.compile(r"act|act_fn|activation|activation_fn|act_func|gelu
 ROUTER_CLASS = re.compile(r"(Router|Gating|Gate)$")
 ROUTER_NAME = re.compile(r"gate|router")
 NORM_CLASS = re.compile(r"Norm(?!al)|^NormHead")
+NORM_OF_PARTS = re.compile(r"(RMS|Layer)Norm$")  # whatever is inside: some have a gate that is an MLP
 
 
 class Part(NamedTuple):
@@ -47,6 +48,8 @@ INSIDE = (
     Part(re.compile(r"^Pix2StructTextLayerFF$"), "DenseReluDense", "the block adds the residual"),
     Part(re.compile(r"Attention$"), "output.dense", "BERT's attention ends with the residual add and a norm"),
 )
+# Modules that give something else than what is meant, and no part of which gives that.
+UNREADABLE = {"XLNetRelativeAttention": "whose output already holds the residual, normed"}
 
 
 class Layers(NamedTuple):

@@ -26,8 +26,12 @@ def find_core(model: nn.Module) -> nn.Module:
     if not _lists(core):
         core = getattr(model, "base_model", model)
         core = core if _decoder(core) is core or not _lists(_decoder(core)) else _decoder(core)
-    while hasattr(core, "lm_head") and getattr(core, "base_model", core) is not core:
-        core = core.base_model
+    while hasattr(core, "lm_head"):
+        inner = getattr(core, "base_model", core)
+        inner = getattr(core, "model", core) if inner is core else inner
+        if inner is core:
+            break
+        core = inner
     if not hasattr(core, "config"):
         raise AnatomyError(f"{type(model).__name__} is no transformers model: it has no config that tells its layers")
     return core  # type: ignore[no-any-return]
