@@ -42,19 +42,19 @@ class Observer:
 
     def __init__(self, anatomy: Anatomy, samples: int) -> None:
         self.anatomy = anatomy
-        images = any(placement.site.component == VISION for placement in anatomy.placements)
+        images = any(placement.only_with_images for placement in anatomy.placements)
         self.seconds = 0.0
-        alike: dict[tuple[torch.dtype, torch.device, bool], list[Placement]] = {}
+        alike: dict[tuple[torch.dtype, torch.device, bool, bool], list[Placement]] = {}
         shapes: dict[torch.device, set[Shape]] = {}
         for placement in anatomy.placements:
             _check_dtype(placement, placement.dtype)
             device, sun = _home(placement.device), placement.site.component in WITH_SUN
-            alike.setdefault((placement.dtype, device, sun), []).append(placement)
+            alike.setdefault((placement.dtype, device, sun, placement.only_with_images), []).append(placement)
             shapes.setdefault(device, set()).update(Shape(placement.dtype, width, sun) for width in placement.widths)
         self.kernels = {device: choose(device, wanted) for device, wanted in shapes.items()}
         self.groups: list[SiteGroup] = []
         self._slots: dict[Placement, tuple[SiteGroup, int]] = {}
-        for (dtype, device, sun), placements in alike.items():
+        for (dtype, device, sun, _), placements in alike.items():
             once = [placement for placement in placements if placement.once]
             several = [[placement] for placement in placements if not placement.once]
             for members in [*(once[start : start + GROUP_SITES] for start in range(0, len(once), GROUP_SITES)), *several]:
@@ -69,6 +69,7 @@ class Observer:
                 )
                 self.groups.append(group)
                 self._slots |= {placement: (group, index) for index, placement in enumerate(members)}
+        self._only_with_images = {group for placement, (group, _) in self._slots.items() if placement.only_with_images}
         self._experts: dict[Placement, ExpertTokens] = {}
         self._reached: set[tuple[Placement, Tap]] = set()
         self._routed: dict[Placement, _Routed] = {}
@@ -125,7 +126,7 @@ class Observer:
         model(**batch.inputs(device), use_cache=False)
         start = time.perf_counter()
         for placement in self.anatomy.placements:
-            if placement.site.component == VISION and not batch.extra:
+            if placement.only_with_images and not batch.extra:
                 continue
             missed = [tap for tap in placement.taps if (placement, tap) not in self._reached]
             if len(missed) < len(placement.taps):  # of several experts with rows of their own some may be sent no token
@@ -137,7 +138,7 @@ class Observer:
             if not routed.complete:
                 raise MeasurementError(f"{placement.site} held other rows than its experts were sent: none can be told apart")
         for group in self.groups:
-            if batch.extra or group.sites[0].component != VISION:
+            if batch.extra or group not in self._only_with_images:
                 group.take(batch.samples)
         self.seconds += time.perf_counter() - start
 

@@ -110,7 +110,7 @@ def measure(
             work = work.without_padding()
         pictured = next((batch for batch in work.batches if batch.extra), None)
         if pictured is not None:
-            anatomy = anatomy.with_images(pictured.inputs(device))
+            anatomy = anatomy.with_images(pictured.inputs(device), linear_inputs=LINEAR_INPUTS in sites)
         observer = Observer(anatomy, len(work.names))
         seconds = _run(observer, work.batches, device, progress)
     texts = Texts(work, tokenizer)

@@ -201,7 +201,10 @@ def test_modules_that_are_known_as_nothing_are_told() -> None:
         layer.self_attn = layer.mlp = None
     anatomy = find_sites(model)
     assert [site for site in sites(anatomy) if site[1]] == [("hidden", 1), ("hidden", 2)]
-    assert anatomy.notes == ("not observed: unheard_of of LlamaDecoderLayer (layers 1 to 2)",)
+    assert anatomy.notes == (
+        "not observed: attention and mlp: neither is a part of LlamaDecoderLayer (layers 1 to 2)",
+        "not observed: unheard_of of LlamaDecoderLayer (layers 1 to 2)",
+    )
 
 
 def test_a_model_without_a_final_norm_has_no_such_site() -> None:
@@ -334,7 +337,10 @@ def test_layers_that_run_in_turns_are_layers_of_their_own() -> None:
         f"{layer}.mlp.gate_proj" for layer in turns
     ]
     assert len(sites(anatomy)) == len(set(sites(anatomy))) == 4 * 16 + 2
-    assert [note.partition(" (")[0] for note in anatomy.notes] == ["unusual: what enters is not what the layer before gave"]
+    assert [note.partition(" (")[0] for note in anatomy.notes] == [
+        "unusual: what enters is not what the layer before gave",
+        "unusual: H_module.final_norm runs several times; final_norm holds what each gave",
+    ]
 
 
 def test_inputs_of_linear_layers_are_sites_on_demand() -> None:

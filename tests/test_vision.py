@@ -76,9 +76,6 @@ def test_layers_of_tower_and_decoder_hold_what_hooks_by_hand_see(
     model, record, batches = measured(make(tokenizer), "images", 4)
     seen = seen_by_hand(model, batches, {"vision": tower, "hidden": decoder})
     layers = {(site.component, site.layer) for site in record.sites if site.component in ("vision", "hidden")}
-    if make is image_text.mllama:
-        assert record.notes[0].startswith("not observed: layer 1, which run only with images")
-        seen.pop(("hidden", 1))
     assert layers == set(seen)
     for (component, layer), values in seen.items():
         site = record.site(component, layer)
@@ -86,6 +83,25 @@ def test_layers_of_tower_and_decoder_hold_what_hooks_by_hand_see(
         assert site.value == max(float(value.abs().max()) for _, value in values)
         assert site.count == sum(value.numel() for _, value in values)
         assert not (component == "vision" and site.part_of_m)
+
+
+def test_layers_that_only_images_reach_are_observed_on_images_alone(tokenizer: PreTrainedTokenizerFast) -> None:
+    kind = image_text.mllama(tokenizer)
+    _, record, batches = measured(kind, "images+smoke", 24)
+    texts = measured(kind, "smoke", 4)[1]
+    images = sum(batch.tokens for batch in batches if batch.extra)
+    assert {record.site(name, 1) is not None for name in ("mlp", "gate", "hidden")} == {True}
+    hidden, other = record.site("hidden", 1), record.site("hidden", 0)
+    assert hidden is not None
+    assert other is not None
+    assert (hidden.count, other.count) == (32 * images, 32 * record.corpus.tokens)
+    assert [site.layer for site in record.sites if site.component == "hidden"] == [0, 1, 2]
+    assert not any("images" in note for note in record.notes)
+    assert texts.site("hidden", 1) is None
+    assert texts.notes[0] == "not observed: layer 1, which run only with images"
+    peaks = record.hidden_peaks[1]
+    pictured = [bool(sample.id.startswith("image")) for sample in record.samples]
+    assert [not bool(missing) for missing in (peaks != peaks)] == pictured
 
 
 @pytest.mark.parametrize("make", [image_text.llava, image_text.qwen2_vl], ids=["llava", "qwen2_vl"])

@@ -7,6 +7,7 @@ wrong without anyone noticing (layers or the embedding not found, layers run out
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,11 +19,11 @@ from pytest_maxact.anatomy import routing
 from pytest_maxact.anatomy.components import Found, Layer, Recorded, is_norm, place, sites_of
 from pytest_maxact.anatomy.names import FOREIGN
 from pytest_maxact.anatomy.placement import Placement
-from pytest_maxact.anatomy.probe import SHAPE, Trace, layout_of, probe, same
+from pytest_maxact.anatomy.probe import Trace, layout_of, probe, same, ten_tokens
 from pytest_maxact.anatomy.stack import Stack, find_core, find_stack, text_config
 from pytest_maxact.anatomy.vision import find_vision
 from pytest_maxact.errors import AnatomyError
-from pytest_maxact.record import VISION, Site
+from pytest_maxact.record import Site
 from pytest_maxact.taps import Tap
 
 __all__ = ["Anatomy", "Placement", "find_sites", "text_config"]
@@ -30,14 +31,15 @@ __all__ = ["Anatomy", "Placement", "find_sites", "text_config"]
 # Components of which a row that is no token of the batch would be a mistake.
 EACH_TOKEN = frozenset(("embedding", "hidden", "attention", "mlp", "attention_write", "mlp_write", "router", "final_norm"))
 
+ONLY_IMAGES = "which run only with images"
+
 
 @dataclass(frozen=True)
 class Anatomy:
     """The sites of a model in the order in which a forward reaches them.
 
     `core` is the text decoder that runs them, without language-model head, and `stack` are its layers; `whole` is the model
-    that takes images, too, where it is another. `notes` say in words what is
-    not observed, and what is unusual.
+    that takes images, too, where it is another. `notes` say in words what is not observed, and what is unusual.
     """
 
     core: nn.Module
@@ -55,21 +57,30 @@ class Anatomy:
     @property
     def needs_whole_batches(self) -> bool:
         """Whether padded tokens cannot be told from others somewhere, so that batches must have none."""
-        return any(
-            tap.rows == "unknown"
-            for placement in self.placements
-            for tap in placement.taps
-            if placement.site.component != VISION
-        )
+        text = [placement for placement in self.placements if not placement.only_with_images]
+        return any(tap.rows == "unknown" for placement in text for tap in placement.taps)
 
-    def with_images(self, inputs: Mapping[str, torch.Tensor]) -> Anatomy:
-        """With the sites of the vision tower, found by a forward on a sample with an image.
+    def with_images(self, inputs: Mapping[str, torch.Tensor], *, linear_inputs: bool = False) -> Anatomy:
+        """With the sites of the vision tower, and of layers that only images reach.
+
+        Args:
+            inputs: what `whole` takes of a sample with an image.
+            linear_inputs: as in `find_sites`.
 
         Raises:
-            AnatomyError: as `find_vision` does.
+            AnatomyError: where that does not run, or no layers of a vision tower do.
 
         """
-        return replace(self, placements=(*find_vision(self.whole, self.core, inputs), *self.placements))
+        tower = find_vision(self.whole, self.core, inputs)
+        if not self.stack.without_images:
+            return replace(self, placements=(*tower, *self.placements))
+        trace = probe(self.whole, inputs, self.stack, _watched(self.core))
+        reached = [run for run in trace.runs if run[0] in self.stack.without_images]
+        taken, missed = _sites_of_layers(self.core, self.stack, trace, reached, linear_inputs=linear_inputs)
+        found = [replace(placement, only_with_images=True) for placement in _confirmed(self.core, taken, trace, missed)]
+        layers = sorted([*self.placements, *found], key=_by_layer)
+        notes = [note for note in self.notes if not note.endswith(ONLY_IMAGES)]
+        return replace(self, placements=(*tower, *layers), notes=(*notes, *_told(missed)))
 
 
 def find_sites(model: nn.Module, *, linear_inputs: bool = False) -> Anatomy:
@@ -87,23 +98,51 @@ def find_sites(model: nn.Module, *, linear_inputs: bool = False) -> Anatomy:
     config = text_config(core)
     stack = find_stack(core)
     embedding = _embedding(model, core)
-    watched = {module: None for name, module in core.named_modules() if not FOREIGN.search(name)}
-    trace = probe(core, stack, int(config.vocab_size), watched | {embedding: None})
+    trace = probe(core, ten_tokens(core, int(config.vocab_size)), stack, dict.fromkeys([*_watched(core), embedding]))
     notes = _check_stack(core, stack, trace)
-    found = Found("embedding", (Tap(embedding, "embedding"),), "get_input_embeddings()")
-    taken = {Site(component="embedding"): found}
-    missed: dict[str, list[int]] = {}
-    for number, module in trace.runs:
-        layer = Layer(number, stack.names[module], module, trace)
-        place(layer, _recorded_routers(core), linear_inputs=linear_inputs)
-        taken |= {Site(component=found.component, layer=number): found for found in sites_of(layer)}
-        for what in layer.missed:
-            missed.setdefault(what, []).append(number)
+    taken = {Site(component="embedding"): Found("embedding", (Tap(embedding, "embedding"),), "get_input_embeddings()")}
+    layers, missed = _sites_of_layers(core, stack, trace, trace.runs, linear_inputs=linear_inputs)
+    taken |= layers
     final = _final_norm(core, trace)
     if final is None:
         notes.append("not observed: final_norm (no norm runs after the last layer)")
     else:
         taken[Site(component="final_norm")] = final
+    placements = _confirmed(core, taken, trace, missed)
+    notes += _told(missed)
+    if final is not None and len(_values(final.taps[0], trace, None)) > 1:
+        notes.append(f"unusual: {final.taps[0].name} runs several times; final_norm holds what each gave")
+    whole = getattr(model, "base_model", model)
+    return Anatomy(core, whole, stack, int(config.hidden_size), tuple(placements), tuple(notes))
+
+
+def _watched(core: nn.Module) -> list[nn.Module]:
+    return [module for name, module in core.named_modules() if not FOREIGN.search(name)]
+
+
+def _sites_of_layers(
+    core: nn.Module, stack: Stack, trace: Trace, runs: Sequence[tuple[int, nn.Module]], *, linear_inputs: bool
+) -> tuple[dict[Site, Found], dict[str, list[int]]]:
+    """The sites of these layers, and by what is there and not observed the layers' numbers."""
+    taken: dict[Site, Found] = {}
+    missed: dict[str, list[int]] = {}
+    routers = _recorded_routers(core)
+    for number, module in runs:
+        layer = Layer(number, stack.names[module], module, trace)
+        place(layer, routers, linear_inputs=linear_inputs)
+        taken |= {Site(component=found.component, layer=number): found for found in sites_of(layer)}
+        for what in layer.missed:
+            missed.setdefault(what, []).append(number)
+    return taken, missed
+
+
+def _confirmed(core: nn.Module, taken: dict[Site, Found], trace: Trace, missed: dict[str, list[int]]) -> list[Placement]:
+    """The placements that the probe confirms, in the order in which it reached them; others are missed.
+
+    Raises:
+        AnatomyError: where that is the embedding, or a layer.
+
+    """
     placements = []
     for site, found in taken.items():
         placement = _placed(site, found, trace)
@@ -112,16 +151,19 @@ def find_sites(model: nn.Module, *, linear_inputs: bool = False) -> Anatomy:
         elif site.component in ("embedding", "hidden"):
             raise AnatomyError(f"{site} of {type(core).__name__} ({found.taps[0]}) {placement}")
         else:
-            missed.setdefault(f"{site.component}, since {found.taps[0].name.rpartition('.')[2]} {placement}", []).append(
-                site.layer or 0
-            )
-    notes += [f"not observed: {what} ({_span(layers)})" for what, layers in missed.items()]
-    if final is not None and len(_values(final.taps[0], trace, None)) > 1:
-        notes.append(f"unusual: {final.taps[0].name} runs several times; final_norm holds what each gave")
+            what = f"{site.component}, since {found.taps[0].name.rpartition('.')[2]} {placement}"
+            missed.setdefault(what, []).append(site.layer or 0)
     order = {(call.module, call.layer): place for place, call in enumerate(trace.calls)}
-    placements.sort(key=lambda p: max(order[tap.module, p.site.layer] for tap in p.taps))
-    whole = getattr(model, "base_model", model)
-    return Anatomy(core, whole, stack, int(config.hidden_size), tuple(placements), tuple(notes))
+    return sorted(placements, key=lambda p: max(order[tap.module, p.site.layer] for tap in p.taps))
+
+
+def _told(missed: dict[str, list[int]]) -> list[str]:
+    return [f"not observed: {what} ({_span(layers)})" for what, layers in missed.items()]
+
+
+def _by_layer(placement: Placement) -> float:
+    ends = {"embedding": -1.0, "final_norm": math.inf}
+    return ends.get(placement.site.component, placement.site.layer or 0.0)
 
 
 def _embedding(model: nn.Module, core: nn.Module) -> nn.Module:
@@ -163,7 +205,7 @@ def _check_stack(core: nn.Module, stack: Stack, trace: Trace) -> list[str]:
     notes, expected = [], [number for number in range(stack.count) if number not in stack.without_images]
     numbers = [number for number, _ in trace.runs]
     if len(expected) < stack.count and numbers == expected:
-        notes.append(f"not observed: {_span(sorted(stack.without_images))}, which run only with images")
+        notes.append(f"not observed: {_span(sorted(stack.without_images))}, {ONLY_IMAGES}")
     elif numbers != list(range(stack.count)):
         raise AnatomyError(f"the {stack.count} layers of {type(core).__name__} do not run once each and in order: {numbers}")
     apart: list[int] = []
@@ -206,12 +248,12 @@ def _placed(site: Site, found: Found, trace: Trace) -> Placement | str:
         if not first.is_floating_point() or first.ndim < 2:
             return f"gave shape {tuple(first.shape)} of {str(first.dtype).removeprefix('torch.')}"
         routed = found.experts is not None and site.component == "gate" and _inside(tap, found.experts)
-        layouts = {layout_of(value) for value in values}
+        layouts = {layout_of(value, trace.shape) for value in values}
         layout = layouts.pop() if len(layouts) == 1 else None
         if layout is not None and not (routed and first.ndim == 2):
             tap = replace(tap, rows="tokens", layout=layout)
         elif site.component in EACH_TOKEN:
-            return f"gave shape {tuple(first.shape)} for {SHAPE[0]} x {SHAPE[1]} tokens"
+            return f"gave shape {tuple(first.shape)} for {trace.shape[0]} x {trace.shape[1]} tokens"
         else:
             tap = replace(tap, rows="unknown", layout=tuple(range(first.ndim - 1)))
             if routed:

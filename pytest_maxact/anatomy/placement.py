@@ -18,7 +18,8 @@ class Placement:
 
     `once` is whether each token is one row, in one call of a forward. Where rows are routed tokens `experts` is the module
     that they are sent to, and `order` that of the rows; for routers, `experts` is the module that is told their choice.
-    dtype, widths and device are those of the values, widths being the taps' numbers of features.
+    `only_with_images` is whether text alone does not reach it. dtype, widths and device are those of the values, widths being
+    the taps' numbers of features.
     """
 
     site: Site
@@ -30,6 +31,7 @@ class Placement:
     device: torch.device
     experts: nn.Module | None = None
     order: Order | None = None
+    only_with_images: bool = False
 
     @property
     def name(self) -> str:

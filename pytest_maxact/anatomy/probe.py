@@ -16,7 +16,6 @@ from pytest_maxact.taps import Layout, first_input, on_gate
 from pytest_maxact.wrappers import input_device
 
 SHAPE = (2, 5)  # unequal, so that no dimension is taken for another
-TOKENS = SHAPE[0] * SHAPE[1]
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,12 @@ class Call:
 
 @dataclass
 class Trace:
-    """What the probe saw, in order of finishing; `runs` are the layers, numbered, in the order in which they began."""
+    """What the probe saw of a batch of this shape, in order of finishing.
 
+    `runs` are the layers, numbered, in the order in which they began.
+    """
+
+    shape: tuple[int, int] = SHAPE
     calls: list[Call] = field(default_factory=list)
     runs: list[tuple[int, nn.Module]] = field(default_factory=list)
     _by: dict[tuple[nn.Module, int | None, bool], list[Call]] = field(default_factory=lambda: defaultdict(list))
@@ -57,20 +60,27 @@ class Trace:
         return self._by.get((module, layer, gate), [])
 
 
-def probe(core: nn.Module, stack: Stack, vocabulary: int, watched: Iterable[nn.Module]) -> Trace:
-    """Run ten tokens through the model.
+def ten_tokens(core: nn.Module, vocabulary: int) -> dict[str, torch.Tensor]:
+    """What the text decoder is probed with."""
+    ids = (torch.arange(SHAPE[0] * SHAPE[1], device=input_device(core)) % vocabulary).reshape(SHAPE)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def probe(model: nn.Module, inputs: Mapping[str, torch.Tensor], stack: Stack, watched: Iterable[nn.Module]) -> Trace:
+    """Run a few tokens through the model.
 
     Args:
-        core: what is called.
+        model: what is called.
+        inputs: what it takes, `input_ids` [B, T] among it.
         stack: its layers.
-        vocabulary: how many token ids there are.
         watched: all modules to note.
 
     Raises:
-        AnatomyError: where it wants more than token ids.
+        AnatomyError: where it wants something else.
 
     """
-    trace = Trace()
+    batch, length = inputs["input_ids"].shape
+    trace = Trace((batch, length))
     undo: list[Callable[[], None]] = []
     numbers = {module: number for number, module in enumerate(stack.names)}
     current: list[int | None] = [None]
@@ -97,30 +107,29 @@ def probe(core: nn.Module, stack: Stack, vocabulary: int, watched: Iterable[nn.M
             undo.append(module.register_forward_hook(note, with_kwargs=True).remove)
             if hasattr(module, "_apply_gate"):
                 undo.append(on_gate(module, gate_of(module)))
-        device = input_device(core)
-        ids = (torch.arange(TOKENS, device=device) % vocabulary).reshape(SHAPE)
         with torch.no_grad():
-            core(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+            model(**inputs, use_cache=False)
     except (TypeError, ValueError) as cause:  # what a forward raises that misses an input
-        raise AnatomyError(f"{type(core).__name__} does not run on text alone: {first_line(cause)}") from cause
+        given = "text alone" if len(inputs) == 2 else "what its processor makes"
+        raise AnatomyError(f"{type(model).__name__} does not run on {given}: {first_line(cause)}") from cause
     finally:
         for take_back in reversed(undo):
             take_back()
     return trace
 
 
-def layout_of(tensor: torch.Tensor) -> Layout | None:
-    """Which axes of a tensor count the probe's tokens; None where its rows are not the tokens."""
+def layout_of(tensor: torch.Tensor, batch: tuple[int, int]) -> Layout | None:
+    """Which axes of a tensor count the tokens of a batch of this shape; None where its rows are not the tokens."""
     shape = tuple(tensor.shape)
     if len(shape) < 2:
         return None
     for axis in range(len(shape) - 2):
-        if shape[axis : axis + 2] == SHAPE:
+        if shape[axis : axis + 2] == batch:
             return (axis, axis + 1)
     for axis in range(len(shape) - 1):
-        if shape[axis] == TOKENS:
+        if shape[axis] == batch[0] * batch[1]:
             return (axis,)
-    if shape[:2] == SHAPE[::-1] and len(shape) > 2:
+    if shape[:2] == batch[::-1] and len(shape) > 2:
         return (1, 0)
     return None
 

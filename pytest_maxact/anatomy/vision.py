@@ -62,6 +62,7 @@ def find_vision(whole: nn.Module, core: nn.Module, inputs: Mapping[str, torch.Te
                 dtype=value.dtype,
                 widths=(value.shape[-1],),
                 device=value.device,
+                only_with_images=True,
             )
         )
     return placements
