@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -114,13 +114,14 @@ class Observer:
 
         """
         start = time.perf_counter()
-        self._real, self._place = batch.real, batch.place
-        self._image = None if batch.image is None else batch.image.reshape(-1)
+        tokens = _Tokens(batch.real, batch.place, None if batch.image is None else batch.image.reshape(-1))
+        self._tokens = {group.device: tokens.to(group.device) for group in self.groups}
+        self._rows_of_batch = len(tokens.real)
         self._reached.clear()
         self._routed.clear()
         self._layers_run = 0
         for group in self.groups:
-            group.begin(self._real, self._place, self._image)
+            group.begin(*self._tokens[group.device])
         self.seconds += time.perf_counter() - start
         model = self.anatomy.whole if batch.extra else self.anatomy.core
         model(**batch.inputs(device), use_cache=False)
@@ -197,27 +198,30 @@ class Observer:
         if placement.once and (placement, tap) in self._reached:
             raise MeasurementError(f"{placement.site} ({placement.name}) ran more than once in a batch")
         rows = tap.flat(value)
-        if tap.rows == "tokens" and len(rows) != len(self._real):
+        if tap.rows == "tokens" and len(rows) != self._rows_of_batch:
             raise MeasurementError(f"{placement.site} holds {tuple(value.shape)}: its rows are not the batch's tokens")
         view = group.views[index] if placement.once else group.part(*self._rows(placement, tap, len(rows)))
         self.kernels[group.device].scan(rows.to(group.device), view)
         self._reached.add((placement, tap))
         if placement.site.component == "router" and placement.experts is None:
-            sent = chosen_experts(output, len(self._real))
+            sent = chosen_experts(output, self._rows_of_batch)
             if sent is not None:
                 self._count(placement, sent)
         self.seconds += time.perf_counter() - start
 
-    def _rows(self, placement: Placement, tap: Tap, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Which rows of a call are real, where their tokens stand, and whether they stand for images."""
+    def _rows(self, placement: Placement, tap: Tap, count: int) -> _Tokens:
+        """What the rows of a call are."""
+        group, _ = self._slots[placement]
+        batch = self._tokens[group.device]
         if tap.rows == "tokens":
-            return self._real, self._place, self._image
+            return batch
         if tap.rows == "unknown":
-            return torch.ones(count, dtype=torch.bool), torch.full((count,), UNTRACED), None
-        routed = self._routed[placement].next(count).to(self._real.device)
+            real = torch.ones(count, dtype=torch.bool, device=group.device)
+            return _Tokens(real, torch.full((count,), UNTRACED, device=group.device), None)
+        routed = self._routed[placement].next(count).to(group.device)
         if len(routed) != count:
             raise MeasurementError(f"{placement.site} held other rows than its experts were sent: none can be told apart")
-        return self._real[routed], self._place[routed], None if self._image is None else self._image[routed]
+        return batch.at(routed)
 
     def _entering(self, number: int) -> Callable[..., None]:
         def enter(*_: Any) -> None:
@@ -237,14 +241,30 @@ class Observer:
             for placement in sent_to:
                 if placement.order is not None:
                     self._routed[placement] = _Routed(tokens(index, placement.order, len(experts.gate_up_proj)))
-                elif placement.site.component == "router" and len(index) == len(self._real):
+                elif placement.site.component == "router" and len(index) == self._rows_of_batch:
                     self._count(placement, index)
         self.seconds += time.perf_counter() - start
 
     def _count(self, placement: Placement, index: torch.Tensor) -> None:
         device = self._slots[placement][0].device
         counts = self._experts.get(placement) or ExpertTokens.zeros(placement.widths[0], device)
-        self._experts[placement] = counts.update(index.to(device), self._real.to(device))
+        self._experts[placement] = counts.update(index.to(device), self._tokens[device].real)
+
+
+class _Tokens(NamedTuple):
+    """Of N rows which are real, where their tokens stand, and which stand for images; as in `Rows`."""
+
+    real: torch.Tensor
+    place: torch.Tensor
+    image: torch.Tensor | None
+
+    def to(self, device: torch.device) -> _Tokens:
+        """The same on a device."""
+        return _Tokens(self.real.to(device), self.place.to(device), None if self.image is None else self.image.to(device))
+
+    def at(self, rows: torch.Tensor) -> _Tokens:
+        """Some of them, in another order."""
+        return _Tokens(self.real[rows], self.place[rows], None if self.image is None else self.image[rows])
 
 
 class _Routed:
