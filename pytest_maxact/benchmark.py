@@ -19,7 +19,7 @@ from pytest_maxact.corpus import Corpus, SpecialTokens
 from pytest_maxact.observer import Observer
 from pytest_maxact.record import Overhead
 from pytest_maxact.runner import deal_out, device_of, observing
-from pytest_maxact.wrappers import unwrapped
+from pytest_maxact.wrappers import run, unwrapped
 
 ROUNDS = 3
 MEBIBYTE = 1 << 20
@@ -51,7 +51,7 @@ def overhead(
         device = device_of(anatomy)
 
         def plain() -> None:
-            anatomy.core(**batch.inputs(device), use_cache=False)
+            run(anatomy.core, batch.inputs(device))
 
         plain()  # the first forward of a process is slower
         _, plain_memory = _cost(plain, device)  # before the observer and its counts are there

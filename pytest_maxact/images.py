@@ -68,8 +68,9 @@ def image_file(folder: Path, name: object, place: str) -> ImageFile:
         image.draft("RGB", (1, 1))  # a JPEG is decoded at an eighth of its size, which shows as well that it is whole
         image.load()
     except Exception as cause:  # Pillow raises whatever a damaged file makes it raise
+        reason = first_line(cause).partition(" <")[0][:200]
         raise CorpusError(
-            f"{place}: image {name} ({path.absolute()}) is no whole PNG or JPEG file ({first_line(cause)[:200]}): copy it again"
+            f"{place}: image {name} ({path.absolute()}) is no whole PNG or JPEG file ({reason}): copy it again"
         ) from None
     return ImageFile(path, hashlib.sha256(content).hexdigest(), size)
 

@@ -26,6 +26,7 @@ from pytest_maxact.reducers.kernels import Shape, choose
 from pytest_maxact.reducers.rows import UNTRACED
 from pytest_maxact.sidecar import Arrays
 from pytest_maxact.taps import Tap, tapped
+from pytest_maxact.wrappers import run
 
 GROUP_SITES = 32  # reduced at once; more take memory, fewer take launches on a GPU
 QUANTILES = (0.25, 0.5, 0.75, 0.9, 0.99, 0.999, 0.9999)
@@ -124,7 +125,7 @@ class Observer:
             group.begin(*self._tokens[group.device])
         self.seconds += time.perf_counter() - start
         model = self.anatomy.whole if batch.extra else self.anatomy.core
-        model(**batch.inputs(device), use_cache=False)
+        run(model, batch.inputs(device))
         start = time.perf_counter()
         for placement in self.anatomy.placements:
             if placement.only_with_images and not batch.extra:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from inspect import signature
 from typing import Any
 
 import torch
@@ -54,6 +56,13 @@ def input_device(model: nn.Module) -> torch.device:
     """Where token ids go in; of a model that accelerate spreads out any device will do, "meta" left out, where nothing is."""
     here = (parameter.device for parameter in model.parameters() if parameter.device.type != "meta")
     return next(here, torch.device("cpu"))
+
+
+def run(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Any:
+    """A forward without a cache of keys and values, where the model knows of one."""
+    parameters = signature(model.forward).parameters
+    knows = "use_cache" in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    return model(**inputs, **({"use_cache": False} if knows else {}))
 
 
 def as_written(model: nn.Module) -> AbstractContextManager[Any]:

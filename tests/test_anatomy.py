@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from pytest_maxact.anatomy import Anatomy, find_sites
 from pytest_maxact.errors import AnatomyError
+from pytest_maxact.runner import measure
 from tests.conftest import FAMILIES, breaks, hooked, passes_on, replace_forward, site_paths, tiny_model
 from tests.zoo import Entry, build, text_model
 
@@ -264,7 +265,7 @@ GEMMA4 = [
 ]
 MIXER = [("attention", "mixer"), OUTPUT]
 ZAMBA2 = [
-    ("gate", "shared_transformer.feed_forward.gate_up_proj, first half"),
+    ("gate", "what enters shared_transformer.feed_forward.act_fn"),
     ("mlp", "shared_transformer.feed_forward"),
     ("attention", "mamba_decoder.mamba and shared_transformer.self_attn"),
     OUTPUT,
@@ -353,3 +354,168 @@ def test_inputs_of_linear_layers_are_sites_on_demand() -> None:
     assert {p.taps[0].at for p in inputs} == {"input"}
     assert [site for site in sites(anatomy) if not site[0].startswith("input:")] == list(site_paths("llama"))
     assert not any(p.site.part_of_m for p in inputs)
+
+
+# --- Gates are told by values, not by names alone.
+
+
+class Swiglu(nn.Module):
+    """An MLP of any names: `fused` puts both projections in one, `order` says which half or name is activated."""
+
+    def __init__(
+        self, names: tuple[str, str, str], activated: int, width: int, *, fused: bool = False, act: bool = False
+    ) -> None:
+        super().__init__()
+        self.names, self.activated, self.fused = names, activated, fused
+        self.act_fn = nn.SiLU() if act else None
+        if fused:
+            self.add_module(names[0], nn.Linear(32, 2 * width))
+        else:
+            self.add_module(names[0], nn.Linear(32, width))
+            self.add_module(names[1], nn.Linear(32, width))
+        self.add_module(names[2], nn.Linear(width, 32))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Activate one part and multiply it with the other."""
+        first = self.get_submodule(self.names[0])(x)
+        parts = first.chunk(2, dim=-1) if self.fused else (first, self.get_submodule(self.names[1])(x))
+        silu = self.act_fn or nn.functional.silu
+        output: torch.Tensor = self.get_submodule(self.names[2])(silu(parts[self.activated]) * parts[1 - self.activated])
+        return output
+
+
+def with_mlp(make: Any) -> Any:
+    model = tiny_model()
+    torch.manual_seed(5)
+    for layer in model.layers:
+        layer.mlp = make()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "where"),
+    [
+        (lambda: Swiglu(("w1", "w2", "w3"), 1, 48), "mlp.w2"),
+        (lambda: Swiglu(("w1", "w2", "w3"), 0, 48), "mlp.w1"),
+        (lambda: Swiglu(("wg", "wu", "wd"), 0, 64), "mlp.wg"),
+        (lambda: Swiglu(("wg", "wu", "wd"), 0, 64, act=True), "mlp.wg"),
+        (lambda: Swiglu(("wg", "wu", "wd"), 1, 40, act=True), "mlp.wu"),
+        (lambda: Swiglu(("fc1", "", "fc2"), 1, 48, fused=True), "mlp.fc1, second half"),
+        (lambda: Swiglu(("fc1", "", "fc2"), 0, 48, fused=True), "mlp.fc1, first half"),
+        (lambda: Swiglu(("fc1", "", "fc2"), 1, 48, fused=True, act=True), "mlp.fc1, second half"),
+    ],
+)
+def test_a_gate_is_what_is_activated_and_multiplied_whatever_its_name(make: Any, where: str) -> None:
+    anatomy = find_sites(with_mlp(make))
+    assert [p.name for p in anatomy.placements if p.site.component == "gate"] == [f"layers.{n}.{where}" for n in range(3)]
+
+
+def test_an_mlp_that_gates_nothing_has_no_gate_under_any_name() -> None:
+    def plain() -> nn.Module:
+        block: Any = nn.Module()
+        block.w1, block.w2 = nn.Linear(32, 48), nn.Linear(48, 32)
+        block.forward = lambda x: block.w2(nn.functional.gelu(block.w1(x)))
+        return block  # type: ignore[no-any-return]
+
+    anatomy = find_sites(with_mlp(plain))
+    assert [p.site for p in anatomy.placements if p.site.component == "gate"] == []
+    assert anatomy.notes == ()
+
+
+def test_a_gate_of_an_unknown_activation_is_told() -> None:
+    def strange() -> nn.Module:
+        block: Any = nn.Module()
+        block.a, block.b, block.c = nn.Linear(32, 48), nn.Linear(32, 48), nn.Linear(48, 32)
+        block.forward = lambda x: block.c(torch.sin(block.a(x)) * block.b(x))
+        return block  # type: ignore[no-any-return]
+
+    (note,) = find_sites(with_mlp(strange)).notes
+    assert note.startswith("not observed: gate of Module, if it has one: no activation that is known explains")
+
+
+class ListedExperts(nn.Module):
+    """A mixture as code from the Hub has it: a list of modules, each called with the tokens that a linear router sends."""
+
+    def __init__(self, experts: int, k: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(32, experts, bias=False)
+        self.experts = nn.ModuleList(Swiglu(("w1", "w3", "w2"), 0, 24) for _ in range(experts))
+        self.k = k
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Send each token to k experts."""
+        flat = x.reshape(-1, 32)
+        weights, chosen = self.gate(flat).softmax(-1).topk(self.k)
+        result = torch.zeros_like(flat)
+        for number, expert in enumerate(self.experts):
+            rows, rank = torch.where(chosen == number)
+            if len(rows):
+                result[rows] += expert(flat[rows]) * weights[rows, rank, None]
+        return result.reshape(x.shape)
+
+
+@pytest.mark.parametrize(("experts", "k"), [(64, 2), (8, 1), (2, 2)])
+def test_every_expert_of_a_list_is_observed_also_those_that_the_probe_does_not_reach(experts: int, k: int) -> None:
+    model = with_mlp(lambda: ListedExperts(experts, k))
+    seen: dict[int, list[torch.Tensor]] = {0: [], 1: [], 2: []}
+    handles = [
+        expert.w1.register_forward_hook(lambda module, args, output, n=number: seen[n].append(output.detach().clone()))
+        for number, layer in enumerate(model.layers)
+        for expert in layer.mlp.experts
+    ]
+    ids = torch.randint(3, 500, (4, 30), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    mask[1, 20:] = mask[3, 11:] = 0
+    record = measure(model, batches=[{"input_ids": ids, "attention_mask": mask}])
+    for values in seen.values():
+        values.clear()
+    for row in range(4):
+        with torch.no_grad():
+            model(ids[row : row + 1, : int(mask[row].sum())])
+    for handle in handles:
+        handle.remove()
+    for number in range(3):
+        gate, router = record.site("gate", number), record.site("router", number)
+        expected = torch.cat([value.flatten() for value in seen[number]])
+        assert gate is not None
+        assert router is not None
+        assert gate.count == len(expected) == int(mask.sum()) * k * 24
+        assert gate.value == pytest.approx(float(expected.abs().max()), rel=1e-5)
+
+
+def test_a_layer_that_gives_branch_and_residual_is_observed_in_both() -> None:
+    model = tiny_model()
+
+    def split(layer: Any) -> Any:
+        def forward(hidden_states: Any, residual: Any = None, **kwargs: Any) -> Any:
+            branch, residual = (hidden_states * 0, hidden_states) if residual is None else (hidden_states, residual)
+            total = branch + residual
+            return layer.mlp(total) * 1e-3, total
+
+        return forward
+
+    for layer in model.layers:
+        layer.forward = split(layer)
+
+    def run(input_ids: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        branch, residual = model.embed_tokens(input_ids), None
+        for layer in model.layers:
+            branch, residual = layer(branch, residual)
+        normed: torch.Tensor = model.norm(branch + residual)
+        return normed
+
+    model.forward = run
+    record = measure(model, batches=[{"input_ids": torch.arange(3, 33).reshape(2, 15)}])
+    embedding = record.site("embedding", None)
+    hidden = [site for site in record.sites if site.component == "hidden"]
+    assert embedding is not None
+    assert len(hidden) == 3
+    assert all(site.value > 0.9 * embedding.value for site in hidden)
+
+
+def test_a_norm_that_serves_two_places_is_no_write_and_breaks_nothing() -> None:
+    model = tiny_model("gemma2")
+    for layer in model.layers:
+        layer.post_feedforward_layernorm = layer.post_attention_layernorm
+    record = measure(model, batches=[{"input_ids": torch.arange(3, 13).reshape(1, 10)}])
+    assert not any(site.component.endswith("_write") for site in record.sites)

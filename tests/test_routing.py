@@ -11,6 +11,7 @@ import torch
 from pytest_maxact.anatomy import find_sites
 from pytest_maxact.record import Measurement, SiteFigures
 from pytest_maxact.runner import measure
+from tests.conftest import tiny_model
 from tests.zoo import Entry, build
 
 SAMPLES = [[17, 30, 101, 8, 99, 25, 3], [77, 5, 12], [30, 42, 42, 19, 111]]
@@ -305,3 +306,26 @@ def test_a_module_that_runs_in_turns_has_figures_of_each_turn() -> None:
         mlp = record.site("mlp", layer)
         assert mlp is not None
         assert (mlp.max, mlp.min, mlp.count) == (float(seen.max()), float(seen.min()), seen.numel())
+
+
+@pytest.mark.parametrize("implementation", ["eager", "grouped_mm", "batched_mm"])
+@pytest.mark.parametrize("k", [1, 2])
+def test_rows_of_many_padded_tokens_are_theirs_in_every_implementation(implementation: str, k: int) -> None:
+    """Ten tokens sort alike in ways that two hundred do not."""
+    model = tiny_model("qwen3_moe", num_experts=16, num_experts_per_tok=k)
+    model.set_experts_implementation(implementation)
+    ids = torch.randint(3, 500, (8, 30), generator=torch.Generator().manual_seed(3))
+    lengths = [30, 7, 19, 26, 11, 30, 5, 22]
+    mask = (torch.arange(30)[None] < torch.tensor(lengths)[:, None]).long()
+    padded = measure(model, batches=[{"input_ids": ids, "attention_mask": mask}])
+    alone = measure(model, batches=[{"input_ids": ids[row : row + 1, :length]} for row, length in enumerate(lengths)])
+    for layer in (0, 2):
+        together, apart = padded.site("gate", layer), alone.site("gate", layer)
+        assert together is not None
+        assert apart is not None
+        assert together.peak is not None
+        assert apart.peak is not None
+        assert together.count == apart.count == sum(lengths) * k * 24
+        assert together.value == pytest.approx(apart.value, rel=1e-4)
+        assert together.mean == pytest.approx(apart.mean, rel=1e-3, abs=1e-5)
+        assert (together.peak.sample, together.peak.position) == (apart.peak.sample, apart.peak.position)

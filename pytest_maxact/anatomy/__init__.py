@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from pytest_maxact.anatomy import routing
-from pytest_maxact.anatomy.components import Found, Layer, Recorded, is_norm, place, sites_of
-from pytest_maxact.anatomy.names import FOREIGN
+from pytest_maxact.anatomy.components import Recorded, place, sites_of
+from pytest_maxact.anatomy.layer import Found, Layer
+from pytest_maxact.anatomy.names import FOREIGN, is_norm
 from pytest_maxact.anatomy.placement import Placement
 from pytest_maxact.anatomy.probe import Trace, layout_of, probe, same, ten_tokens
 from pytest_maxact.anatomy.stack import Stack, find_core, find_stack, text_config
@@ -126,11 +127,18 @@ def _sites_of_layers(
     """The sites of these layers, and by what is there and not observed the layers' numbers."""
     taken: dict[Site, Found] = {}
     missed: dict[str, list[int]] = {}
-    routers = _recorded_routers(core)
+    routers, hidden = _recorded_routers(core), None
+    entered = [trace.of(module, number)[-1].entered for number, module in trace.runs]
+    after = dict(zip((number for number, _ in trace.runs), [*entered[1:], ()], strict=True))
     for number, module in runs:
         layer = Layer(number, stack.names[module], module, trace)
         place(layer, routers, linear_inputs=linear_inputs)
-        taken |= {Site(component=found.component, layer=number): found for found in sites_of(layer)}
+        # The last layer gives what the others give.
+        sites = list(sites_of(layer, after[number]))
+        if not after[number] and hidden is not None:
+            sites[-1] = replace(sites[-1], taps=tuple(replace(tap, module=module, name=layer.name) for tap in hidden.taps))
+        hidden = sites[-1]
+        taken |= {Site(component=found.component, layer=number): found for found in sites}
         for what in layer.missed:
             missed.setdefault(what, []).append(number)
     return taken, missed
@@ -154,7 +162,7 @@ def _confirmed(core: nn.Module, taken: dict[Site, Found], trace: Trace, missed: 
             what = f"{site.component}, since {found.taps[0].name.rpartition('.')[2]} {placement}"
             missed.setdefault(what, []).append(site.layer or 0)
     order = {(call.module, call.layer): place for place, call in enumerate(trace.calls)}
-    return sorted(placements, key=lambda p: max(order[tap.module, p.site.layer] for tap in p.taps))
+    return sorted(placements, key=lambda p: max(order.get((tap.module, p.site.layer), -1) for tap in p.taps))
 
 
 def _told(missed: dict[str, list[int]]) -> list[str]:
@@ -209,18 +217,12 @@ def _check_stack(core: nn.Module, stack: Stack, trace: Trace) -> list[str]:
     elif numbers != list(range(stack.count)):
         raise AnatomyError(f"the {stack.count} layers of {type(core).__name__} do not run once each and in order: {numbers}")
     apart: list[int] = []
-    beside: list[int] = []
     gave: list[torch.Tensor] = []
     for number, module in trace.runs:
         run = trace.of(module, number)[-1]
-        taken = [any(same(entered, part) for entered in run.entered) for part in gave]
-        if taken and not taken[0]:
+        if gave and not any(same(entered, part) for entered in run.entered for part in gave):
             apart.append(number)
-        elif any(took and part.shape == gave[0].shape for took, part in zip(taken[1:], gave[1:], strict=True)):
-            beside.append(number)
         gave = [part for part in run.gave if isinstance(part, torch.Tensor)]
-    if beside:
-        notes.append(f"not observed: a second residual stream, which enters beside the first ({_span(beside)})")
     if apart:
         notes.append(f"unusual: what enters is not what the layer before gave ({_span(apart)})")
     return notes
@@ -242,6 +244,9 @@ def _placed(site: Site, found: Found, trace: Trace) -> Placement | str:
     calls = 0
     for tap in found.taps:
         values = _values(tap, trace, site.layer)
+        if not values and tap.rows == "unknown":  # an expert that none of the probe's tokens was sent to
+            taps.append(replace(tap, layout=(0,)))
+            continue
         if not values:
             return "did not run"
         first = values[0]
@@ -250,7 +255,7 @@ def _placed(site: Site, found: Found, trace: Trace) -> Placement | str:
         routed = found.experts is not None and site.component == "gate" and _inside(tap, found.experts)
         layouts = {layout_of(value, trace.shape) for value in values}
         layout = layouts.pop() if len(layouts) == 1 else None
-        if layout is not None and not (routed and first.ndim == 2):
+        if layout is not None and tap.rows != "unknown" and not (routed and first.ndim == 2):
             tap = replace(tap, rows="tokens", layout=layout)
         elif site.component in EACH_TOKEN:
             return f"gave shape {tuple(first.shape)} for {trace.shape[0]} x {trace.shape[1]} tokens"
@@ -264,6 +269,8 @@ def _placed(site: Site, found: Found, trace: Trace) -> Placement | str:
         taps.append(tap)
         widths.append(tap.flat(first).shape[-1])
         calls += len(values)
+    if not widths:
+        return "did not run"
     return Placement(
         site=site,
         taps=tuple(taps),

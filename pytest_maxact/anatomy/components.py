@@ -6,29 +6,30 @@ Rules go from names to what the probe saw; each site says which rule found it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from pytest_maxact.anatomy import routing
+from pytest_maxact.anatomy.gates import is_list_of_experts, place_gates, within
+from pytest_maxact.anatomy.layer import Found, Layer
 from pytest_maxact.anatomy.names import (
-    ACTIVATION_NAME,
     CROSS,
-    EXPERTS_CLASS,
-    GATE_NAME,
     INSIDE,
     MIXER_CLASS,
     MIXER_NAME,
     MLP_CLASS,
     MLP_NAME,
-    NORM_CLASS,
     NORM_OF_PARTS,
-    ROUTER_CLASS,
     ROUTER_NAME,
     UNREADABLE,
+    is_experts,
+    is_linear,
+    is_norm,
+    is_router,
 )
-from pytest_maxact.anatomy.probe import Call, Trace, same
+from pytest_maxact.anatomy.probe import Call, same
 from pytest_maxact.anatomy.stack import descendants
 from pytest_maxact.record import INPUT
 from pytest_maxact.taps import Tap
@@ -48,36 +49,6 @@ class Recorded:
         return isinstance(module, self.kind) and (self.below is None or self.below in name)
 
 
-@dataclass(frozen=True)
-class Found:
-    """One site of a layer: `taps` read it, `experts` is the module whose routing its rows follow."""
-
-    component: str
-    taps: tuple[Tap, ...]
-    rule: str
-    experts: nn.Module | None = None
-
-
-@dataclass
-class Layer:
-    """One run of a layer: `found` are its sites, `missed` what is there and is not observed."""
-
-    number: int
-    name: str
-    module: nn.Module
-    trace: Trace
-    found: list[Found] = field(default_factory=list)
-    missed: list[str] = field(default_factory=list)
-
-    def calls(self, module: nn.Module, *, gate: bool = False) -> list[Call]:
-        """Those of a module in this run of the layer."""
-        return self.trace.of(module, self.number, gate=gate)
-
-    def ran(self, module: nn.Module) -> bool:
-        """Whether a module was called in this run of the layer."""
-        return bool(self.calls(module))
-
-
 def place(layer: Layer, routers: Sequence[Recorded], *, linear_inputs: bool) -> None:
     """Find the sites of a layer, without `hidden`."""
     mixers, mlps, rest = _parts(layer)
@@ -89,9 +60,9 @@ def place(layer: Layer, routers: Sequence[Recorded], *, linear_inputs: bool) -> 
     if taps:
         layer.found.append(_joined("mlp", taps))
         _place_write(layer, "mlp_write", [tap for tap, _ in taps])
-        rest = [(name, module) for name, module in rest if not any(_within(f"{name}.", tap.name) for tap, _ in taps)]
+        rest = [(name, module) for name, module in rest if not any(within(f"{name}.", tap.name) for tap, _ in taps)]
     blocks = [(name, module) for name, module in mlps if layer.ran(module)]
-    _place_gates(layer, blocks)
+    place_gates(layer, blocks)
     _place_routers(layer, [*mixers, *blocks, *rest], routers)
     if linear_inputs:
         _place_linear_inputs(layer)
@@ -125,10 +96,10 @@ def _parts(layer: Layer) -> tuple[list[tuple[str, nn.Module]], list[tuple[str, n
                 )
             elif kind == "cross" or NORM_OF_PARTS.search(type(inner).__name__):
                 continue
-            elif _is_router(inner):
+            elif is_router(inner):
                 rest.append((name, inner))
             elif any(True for _ in inner.children()):
-                if layer.ran(inner) and _uses_weights(layer, inner):
+                if layer.ran(inner) and _uses_weights(layer, inner) and not _holds_norms(inner):
                     rest.append((name, inner))
                 visit(inner, name)
             elif any(True for _ in inner.parameters()) and layer.ran(inner):
@@ -136,6 +107,12 @@ def _parts(layer: Layer) -> tuple[list[tuple[str, nn.Module]], list[tuple[str, n
 
     visit(layer.module, layer.name)
     return mixers, mlps, rest
+
+
+def _holds_norms(module: nn.Module) -> bool:
+    """Whether a module is but a wrapper around norms, such as PEFT's of those that it saves whole."""
+    holders = [inner for inner in module.modules() if any(True for _ in inner.parameters(recurse=False))]
+    return all(is_norm(inner) for inner in holders)
 
 
 def _uses_weights(layer: Layer, module: nn.Module) -> bool:
@@ -204,7 +181,7 @@ def _place_write(layer: Layer, component: str, taps: Sequence[Tap]) -> None:
         given = _observed(tap, calls[0]) if len(calls) == 1 else None
         for name, call in _norm_calls(layer):
             alone = not any(_takes(other, call.gave[0]) for other in inner if other is not call)
-            if alone and given is not None and not _within(name, tap.name) and _takes(call, given):
+            if alone and given is not None and not within(name, tap.name) and _takes(call, given):
                 writes.append(Tap(call.module, name))
     if len(writes) > 1:
         added = torch.stack([layer.calls(tap.module)[0].gave[0] for tap in writes]).sum(0)
@@ -216,8 +193,9 @@ def _place_write(layer: Layer, component: str, taps: Sequence[Tap]) -> None:
 
 def _norm_calls(layer: Layer) -> Iterator[tuple[str, Call]]:
     for name, module in descendants(layer.module, layer.name):
-        if is_norm(module):
-            yield from ((name, call) for call in layer.calls(module))
+        calls = layer.calls(module) if is_norm(module) else []
+        if len(calls) == 1:  # of one that serves several places no call is told from another
+            yield name, calls[0]
 
 
 def _takes(call: Call, given: torch.Tensor) -> bool:
@@ -229,92 +207,23 @@ def _close(entered: torch.Tensor | None, value: torch.Tensor) -> bool:
     return entered is not None and entered.shape == value.shape and torch.allclose(entered, value)
 
 
-def _place_gates(layer: Layer, blocks: Sequence[tuple[str, nn.Module]]) -> None:
-    """The gates of a layer's MLPs: dense ones, shared experts, and routed experts."""
-    found: list[Found] = []
-    for name, block in blocks:
-        units = [(name, block), *descendants(block, name)]
-        experts = _outermost([(path, module) for path, module in units if _is_experts(module) and layer.ran(module)])
-        for path, module in experts:
-            gate = _gate_of_experts(layer, path, module)
-            if gate is not None:
-                found.append(gate)
-        for path, module in units:
-            if _is_router(module) or any(_within(path, outer) or path == outer for outer, _ in experts):
-                continue
-            gate = _dense_gate(layer, path, module)
-            if gate is not None:
-                found.append(gate)
-    if found:
-        taps = tuple(tap for gate in found for tap in gate.taps)
-        routed = next((gate.experts for gate in found if gate.experts is not None), None)
-        layer.found.append(Found("gate", taps, " and ".join(dict.fromkeys(gate.rule for gate in found)), routed))
-
-
-def _gate_of_experts(layer: Layer, name: str, experts: nn.Module) -> Found | None:
-    """What enters `_apply_gate`, or where that does not run the activation function."""
-    if getattr(experts, "has_gate", True) is False:
-        return None
-    if layer.calls(experts, gate=True):
-        halves = getattr(experts, "is_concatenated", True)
-        tap = Tap(experts, name, "_apply_gate", features="first half" if halves else "even")
-        return Found("gate", (tap,), f"{type(experts).__name__}._apply_gate, {tap.features}", experts)
-    for path, module in descendants(experts, name):
-        if ACTIVATION_NAME.fullmatch(path.rpartition(".")[2]) and layer.ran(module):
-            return Found(
-                "gate", (Tap(module, path, "input"),), f"what enters the activation of {type(experts).__name__}", experts
-            )
-    projection = next((path for path, _ in experts.named_parameters() if "gate" in path), None)
-    if projection is not None:
-        layer.missed.append(f"gates of the experts in {type(experts).__name__}")
-    return None
-
-
-def _dense_gate(layer: Layer, name: str, unit: nn.Module) -> Found | None:
-    """The gate projection among a module's own children, by name, by width, or by what its activation takes."""
-    children = [(f"{name}.{child}", bare(module)) for child, module in unit.named_children()]
-    ran = [(path, module) for path, module in children if layer.ran(module)]
-    for path, module in ran:
-        if GATE_NAME.fullmatch(path.rpartition(".")[2]):
-            return Found("gate", (Tap(module, path),), path.rpartition(".")[2])
-    activation = next(((p, m) for p, m in ran if ACTIVATION_NAME.fullmatch(p.rpartition(".")[2])), None)
-    entered = None if activation is None else layer.calls(activation[1])[0].input
-    linear = [(path, layer.calls(module)[0]) for path, module in ran if _is_linear(module)]
-    for path, call in linear:
-        gave = call.gave[0]
-        if entered is not None and gave.shape[-1] == 2 * entered.shape[-1] and gave.shape[:-1] == entered.shape[:-1]:
-            for features in ("first half", "second half"):
-                tap = Tap(call.module, path, features=features)
-                if same(tap.flat(gave).flatten(), entered.flatten()):
-                    return Found("gate", (tap,), f"{features} of {path.rpartition('.')[2]}, which enters the activation")
-    for path, call in linear:
-        if any(_width(call.gave[0]) == 2 * _width(other.input) for _, other in linear if other is not call):
-            tap = Tap(call.module, path, features="first half")
-            return Found("gate", (tap,), f"first half of {path.rpartition('.')[2]}, twice as wide as what follows takes")
-    if activation is None or not _gated(layer, activation[1], ran):
-        return None
-    return Found("gate", (Tap(activation[1], activation[0], "input"),), f"what enters the activation of {type(unit).__name__}")
-
-
-def _gated(layer: Layer, activation: nn.Module, ran: Sequence[tuple[str, nn.Module]]) -> bool:
-    """Whether something else happens to what an activation gave before the next projection takes it."""
-    gave = layer.calls(activation)[0].gave[0]
-    others = [layer.calls(module)[0].input for _, module in ran if module is not activation]
-    return not any(other is not None and same(other, gave) for other in others) and any(
-        other is not None and other.shape == gave.shape for other in others
-    )
-
-
 def _place_routers(layer: Layer, blocks: Sequence[tuple[str, nn.Module]], routers: Sequence[Recorded]) -> None:
     found: list[tuple[Tap, str]] = []
     experts: list[nn.Module] = []
     for name, block in blocks:
         units = [(name, block), *descendants(block, name)]
-        experts += [module for _, module in units if _is_experts(module) and layer.ran(module)]
+        experts += [module for _, module in units if is_experts(module) and layer.ran(module)]
+        with_experts = any(is_experts(inner) or is_list_of_experts(inner) for _, inner in units)
         for path, module in units:
             recorded = [router for router in routers if any(router.matches(p, m) for p, m in units)]
-            tap = _router(layer, path, module, recorded, with_experts=any(_is_experts(inner) for _, inner in units))
-            if tap is not None and not any(_within(path, outer.name) for outer, _ in found):
+            tap = _router(
+                layer,
+                path,
+                module,
+                recorded,
+                with_experts=with_experts,
+            )
+            if tap is not None and not any(within(path, outer.name) for outer, _ in found):
                 found.append(tap)
     if found:
         counted = next((module for module in experts if routing.index_of(layer.calls(module)) is not None), None)
@@ -332,17 +241,19 @@ def _router(
         if router.matches(name, module):
             return Tap(module, name, index=router.index), f"{type(module).__name__}[{router.index}], the model's own recorder"
     own = name.rpartition(".")[2]
-    by_name = _is_linear(module) and ROUTER_NAME.fullmatch(own)
-    if with_experts and not routers and (by_name or _is_router(module)):
+    by_name = is_linear(module) and ROUTER_NAME.fullmatch(own)
+    if with_experts and not routers and (by_name or is_router(module)):
         return Tap(module, name), f"{own} = {type(module).__name__}"
     return None
 
 
 def _place_linear_inputs(layer: Layer) -> None:
     for name, module in descendants(layer.module, layer.name):
-        if _is_linear(module) and layer.ran(module):
+        if is_experts(module) and any(parameter.ndim > 2 for parameter in module.parameters(recurse=False)):
+            layer.missed.append(f"inputs of the projections of {type(module).__name__}, which are no linear layers")
+        if is_linear(module) and layer.ran(module):
             own = name.removeprefix(f"{layer.name}.")
-            if not any(_is_linear(outer) and _within(name, path) for path, outer in descendants(layer.module, layer.name)):
+            if not any(is_linear(outer) and within(name, path) for path, outer in descendants(layer.module, layer.name)):
                 layer.found.append(Found(f"{INPUT}{own}", (Tap(module, name, "input"),), "an input of a linear layer"))
 
 
@@ -351,37 +262,20 @@ def _observed(tap: Tap, call: Call) -> torch.Tensor | None:
     return value if isinstance(value, torch.Tensor) else None
 
 
-def _is_experts(module: nn.Module) -> bool:
-    return EXPERTS_CLASS.search(type(module).__name__) is not None
+def sites_of(layer: Layer, taken: Sequence[torch.Tensor]) -> Iterator[Found]:
+    """Those of the layer, `hidden` among them: of several tensors that it gives those that the next layer takes.
 
+    Args:
+        layer: where sites have been placed.
+        taken: what entered the next layer; nothing after the last one.
 
-def _is_router(module: nn.Module) -> bool:
-    return ROUTER_CLASS.search(type(module).__name__) is not None
-
-
-def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a norm, by its class; what holds other modules is none."""
-    return NORM_CLASS.search(type(module).__name__) is not None and not any(True for _ in module.children())
-
-
-def _is_linear(module: nn.Module) -> bool:
-    """A projection, quantized ones and GPT-2's transposed ones among them."""
-    return hasattr(module, "in_features") or (hasattr(module, "nx") and hasattr(module, "nf"))
-
-
-def _width(tensor: torch.Tensor | None) -> int:
-    return 0 if tensor is None else tensor.shape[-1]
-
-
-def _outermost(named: Sequence[tuple[str, nn.Module]]) -> list[tuple[str, nn.Module]]:
-    return [(name, module) for name, module in named if not any(_within(name, outer) for outer, _ in named)]
-
-
-def _within(name: str, outer: str) -> bool:
-    return name.startswith(f"{outer}.")
-
-
-def sites_of(layer: Layer) -> Iterator[Found]:
-    """Those of the layer, `hidden` among them."""
+    """
     yield from layer.found
-    yield Found("hidden", (Tap(layer.module, layer.name),), "the layer's output")
+    gave = layer.calls(layer.module)[-1].gave
+    tensors = [(index, part) for index, part in enumerate(gave) if isinstance(part, torch.Tensor)]
+    first = tensors[0][1] if tensors else None
+    alike = [(index, part) for index, part in tensors if first is not None and part.shape == first.shape]
+    going_on = [index for index, part in alike if any(same(entered, part) for entered in taken)]
+    taps = tuple(Tap(layer.module, layer.name, index=index) for index in going_on or [0])
+    rule = "the layer's output" if going_on in ([], [0]) else "what of the layer's output the next one takes"
+    yield Found("hidden", taps, rule)

@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from torch import nn
+
 # Parts of a multimodal model, or of a training head, that are not the text decoder.
 FOREIGN = re.compile(r"vision|visual|image|video|audio|speech|mtp|vqmodel|encoder_layers", re.IGNORECASE)
 VISION = re.compile(r"vision|visual|image_tower|image_encoder", re.IGNORECASE)
@@ -25,6 +27,26 @@ ROUTER_CLASS = re.compile(r"(Router|Gating|Gate)$")
 ROUTER_NAME = re.compile(r"gate|router")
 NORM_CLASS = re.compile(r"Norm(?!al)|^NormHead")
 NORM_OF_PARTS = re.compile(r"(RMS|Layer)Norm$")  # whatever is inside: some have a gate that is an MLP
+
+
+def is_experts(module: nn.Module) -> bool:
+    """Whether a module is the experts of a mixture, all in one."""
+    return EXPERTS_CLASS.search(type(module).__name__) is not None
+
+
+def is_router(module: nn.Module) -> bool:
+    """Whether a module is a router, by its class."""
+    return ROUTER_CLASS.search(type(module).__name__) is not None
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a norm, by its class; what holds other modules is none."""
+    return NORM_CLASS.search(type(module).__name__) is not None and not any(True for _ in module.children())
+
+
+def is_linear(module: nn.Module) -> bool:
+    """A projection, quantized ones and GPT-2's transposed ones among them."""
+    return hasattr(module, "in_features") or (hasattr(module, "nx") and hasattr(module, "nf"))
 
 
 class Part(NamedTuple):

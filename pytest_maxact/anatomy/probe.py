@@ -13,7 +13,7 @@ from torch import nn
 from pytest_maxact.anatomy.stack import Stack
 from pytest_maxact.errors import AnatomyError, first_line
 from pytest_maxact.taps import Layout, first_input, on_gate
-from pytest_maxact.wrappers import input_device
+from pytest_maxact.wrappers import input_device, run
 
 SHAPE = (2, 5)  # unequal, so that no dimension is taken for another
 
@@ -108,8 +108,8 @@ def probe(model: nn.Module, inputs: Mapping[str, torch.Tensor], stack: Stack, wa
             if hasattr(module, "_apply_gate"):
                 undo.append(on_gate(module, gate_of(module)))
         with torch.no_grad():
-            model(**inputs, use_cache=False)
-    except (TypeError, ValueError) as cause:  # what a forward raises that misses an input
+            run(model, inputs)
+    except (TypeError, ValueError, AttributeError, LookupError) as cause:  # what a forward raises that misses an input
         given = "text alone" if len(inputs) == 2 else "what its processor makes"
         raise AnatomyError(f"{type(model).__name__} does not run on {given}: {first_line(cause)}") from cause
     finally:

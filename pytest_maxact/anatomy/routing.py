@@ -12,7 +12,8 @@ from pytest_maxact.anatomy.probe import Call
 from pytest_maxact.taps import Features, Tap
 
 Order = Literal["by token", "by expert", "by expert and rank"]
-ORDERS: tuple[Order, ...] = ("by expert", "by token", "by expert and rank")
+# Those of transformers' implementations; where there is none, a loop over the experts.
+ORDERS: dict[str | None, Order] = {"grouped_mm": "by expert", "batched_mm": "by token"}
 
 
 def index_of(calls: Sequence[Call]) -> torch.Tensor | None:
@@ -46,7 +47,7 @@ def _pairs(index: torch.Tensor, order: Order, experts: int) -> torch.Tensor:
 
 
 def find_order(tap: Tap, experts: Any, gates: torch.Tensor, calls: Sequence[Call]) -> Order | None:
-    """The order in which gates [n, w] that a tap saw are what the experts' weights make of their tokens; None if in none."""
+    """The order of the gates [n, w] that a tap saw, confirmed by what the experts' weights make of their tokens; else None."""
     index, weights = index_of(calls), getattr(experts, "gate_up_proj", None)
     hidden = calls[0].input if calls else None
     if index is None or hidden is None or not isinstance(weights, nn.Parameter) or weights.dtype != gates.dtype:
@@ -64,7 +65,7 @@ def find_order(tap: Tap, experts: Any, gates: torch.Tensor, calls: Sequence[Call
     features: Features = "even" if getattr(experts, "is_concatenated", True) is False else "first half"
     expected = Tap(experts, "", features=features, layout=(0,)).flat(torch.stack(rows)).float()
     scale = expected.abs().max().clamp(min=1e-30)
-    for order in ORDERS:
-        if bool(((gates.float() - expected[_pairs(index, order, len(weights))]).abs() <= 0.02 * scale).all()):
-            return order
-    return None
+    implementation = getattr(getattr(experts, "config", None), "_experts_implementation", None)
+    order = ORDERS.get(implementation, "by expert and rank")
+    agrees = ((gates.float() - expected[_pairs(index, order, len(weights))]).abs() <= 0.02 * scale).all()
+    return order if bool(agrees) else None

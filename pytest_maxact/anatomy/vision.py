@@ -13,7 +13,7 @@ from pytest_maxact.anatomy.placement import Placement
 from pytest_maxact.errors import AnatomyError, first_line
 from pytest_maxact.record import Site
 from pytest_maxact.taps import Tap, tapped
-from pytest_maxact.wrappers import bare
+from pytest_maxact.wrappers import bare, run
 
 
 def find_vision(whole: nn.Module, core: nn.Module, inputs: Mapping[str, torch.Tensor]) -> list[Placement]:
@@ -42,8 +42,8 @@ def find_vision(whole: nn.Module, core: nn.Module, inputs: Mapping[str, torch.Te
 
     with tapped({tap: noting(tap) for tap in taps.values()}):
         try:
-            whole(**inputs, use_cache=False)
-        except (TypeError, ValueError) as cause:
+            run(whole, inputs)
+        except (TypeError, ValueError, AttributeError, LookupError) as cause:
             raise AnatomyError(f"{type(whole).__name__} does not take what its processor makes: {first_line(cause)}") from cause
     ran = [(name, layers) for name, layers in lists if layers and all(taps[layer] in seen for layer in layers)]
     if not ran:

@@ -25,7 +25,7 @@ def test_explain_shows_every_site_and_its_rule_and_runs_nothing(user: User) -> N
             "site             layers       read from, and why",
             "embedding                     embedding: get_input_embeddings()",
             "attention        0-2          layers.*.self_attn: self_attn = LlamaAttention",
-            "gate             0-2          layers.*.mlp.gate_proj: gate_proj",
+            "gate             0-2          layers.*.mlp.gate_proj: gate_proj enters act_fn",
             "mlp              0-2          layers.*.mlp: mlp = LlamaMLP",
             "hidden           0-2          layers.*: the layer's output",
             "final_norm                    norm: the last norm after the last layer",
@@ -45,7 +45,7 @@ def test_explain_tells_how_layers_differ(quick_user: User, make_checkpoint: Call
             "router           0, 2         layers.*.mlp.gate: Qwen3MoeTopKRouter[[]0], the*",
             "gate             0, 2         what enters the gate of layers.*.mlp.experts,*",
             "mlp              0, 2         layers.*.mlp: mlp = Qwen3MoeSparseMoeBlock",
-            "gate             1            layers.*.mlp.gate_proj: gate_proj",
+            "gate             1            layers.*.mlp.gate_proj: gate_proj enters act_fn",
             "mlp              1            layers.*.mlp: mlp = Qwen3MoeMLP",
             "recorded, and no part of M: router",
         ]
