@@ -108,6 +108,11 @@ class BraidForCausalLM(BraidPreTrainedModel):
 """
 
 
+def imported() -> set[str]:
+    """Modules of checkpoints' code, maybe of other tests', too."""
+    return {name for name in sys.modules if name.startswith("transformers_modules.")}
+
+
 def weights() -> dict[str, torch.Tensor]:
     """Of a whole model, a little apart from zero."""
     shapes = {
@@ -175,13 +180,14 @@ def braid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Braid]:
     ids=["with a head only", "without", "both"],
 )
 def test_it_is_measured_with_the_option_only(braid: Braid, classes: dict[str, str]) -> None:
+    before = imported()
     braid.config(**classes)
     with pytest.raises(
         CheckpointError, match=r"^checkpoint braid needs Python code of its own \(.*\): read that code, and where"
     ):
         find(str(braid.folder))
     assert not braid.trace.exists()
-    assert not any(name.startswith("transformers_modules") for name in sys.modules)
+    assert not imported() - before
     record = measure(load(find(str(braid.folder), trust_remote_code=True)), batches=BATCHES)
     assert braid.trace.exists()
     assert (record.model.architecture, record.model.model_type, record.model.layers) == ("BraidForCausalLM", "braid", LAYERS)
