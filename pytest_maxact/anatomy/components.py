@@ -61,9 +61,8 @@ def place(layer: Layer, routers: Sequence[Recorded], *, linear_inputs: bool) -> 
         layer.found.append(_joined("mlp", taps))
         _place_write(layer, "mlp_write", [tap for tap, _ in taps])
         rest = [(name, module) for name, module in rest if not any(within(f"{name}.", tap.name) for tap, _ in taps)]
-    blocks = [(name, module) for name, module in mlps if layer.ran(module)]
-    place_gates(layer, blocks)
-    _place_routers(layer, [*mixers, *blocks, *rest], routers)
+    place_gates(layer, mlps)
+    _place_routers(layer, [*mixers, *mlps, *rest], routers)
     if linear_inputs:
         _place_linear_inputs(layer)
     if not mixers and not taps and not layer.missed:
