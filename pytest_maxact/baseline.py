@@ -20,6 +20,8 @@ from pytest_maxact.resources import data_folder
 from pytest_maxact.wording import number
 
 NO_BASELINE = "none"
+PUBLISHED = "published"
+PUBLISHED_FOLDER = f"baselines/{PUBLISHED}"
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,10 @@ Modality = Literal["text", "image"]
 Component = Annotated[str, Field(pattern=rf"^({'|'.join(sorted(PART_OF_M | ONLY_RECORDED))}|{INPUT}[\w.-]+)$")]
 """What is observed: `PART_OF_M` and `ONLY_RECORDED` name them; `input:NAME` is what enters a linear layer of that name."""
 
+# Sun's criterion: a token passes where max|x| and max|x| / median|x| exceed them.
+MASSIVE_ABS = 100
+MASSIVE_RATIO = 1000
+
 # What baselines keep of the SQNR: the policies that a check can be asked to compare.
 BASELINE_SQNR = tuple(key for form in FORMATS.values() for key in form.sqnr_keys)
 
@@ -110,13 +114,12 @@ class Location(Record):
     after: str | None = None
 
 
-class SunFigures(Record):
+class SunStatistics(Record):
     """Per-token figures of Sun et al. 2024 (arXiv 2402.17762) at one site.
 
     A token's ratio is max|x| / median|x| over its features, the lower median; a median of 0 makes it infinite where
-    max|x| > 0, and an all-zero token has ratio 0. A token passes where max|x| > 100 and ratio > 1000. Tokens that hold a
-    NaN or an infinity have no ratio and are left out. `std_ratio` is the population's. `margin` is the largest over
-    tokens of min(max|x| / 100, ratio / 1000).
+    max|x| > 0, and an all-zero token has ratio 0. A token passes where max|x| > MASSIVE_ABS and ratio >
+    MASSIVE_RATIO. Tokens that hold a NaN or an infinity have no ratio and are left out. `std_ratio` is the population's.
     """
 
     tokens: int
@@ -128,6 +131,11 @@ class SunFigures(Record):
     max_ratio_median: Figure
     mean_ratio: Figure
     std_ratio: Figure
+
+
+class SunFigures(SunStatistics):
+    """The same with `margin`, the largest over tokens of min(max|x| / 100, ratio / 1000)."""
+
     margin: Figure
 
 
@@ -199,7 +207,10 @@ class Dominance(Record):
 
 
 class SunOutcome(Record):
-    """The model's Sun outcome: `layers` are the `hidden` layers where a token passes, `margin` the largest of theirs."""
+    """The model's Sun outcome: `layers` are the `hidden` layers where a token passes, `margin` the largest of theirs.
+
+    `margin` is NaN where published figures do not tell it.
+    """
 
     passes: bool
     layers: list[int]
@@ -394,7 +405,7 @@ class Measurement(Record):
 
     def dumps(self) -> str:
         """The record as JSON text, one site a line."""
-        return _dumps(self)
+        return dumps(self)
 
     def save(self, path: str | Path) -> None:
         """Write the record, all of it or nothing, and its arrays to a file of the same name that ends in `.npz`.
@@ -463,11 +474,20 @@ class BaselinePeak(Site):
 
 
 class BaselineSite(Site):
-    """The signed extremes of one site, and dB of SQNR by number format (see `formats.FORMATS`); published ones have none."""
+    """The signed extremes of one site, and dB of SQNR by number format (see `formats.FORMATS`).
+
+    Published ones have no SQNR, and instead what analyses need: `rms`, and the Sun figures but for their margin.
+    """
 
     max: Figure
     min: Figure
     sqnr: dict[str, Figure] | None = None
+    rms: Figure | None = None
+    sun: SunStatistics | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_known(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if name == "layer" or value is not None}
 
     @property
     def value(self) -> float:
@@ -504,11 +524,25 @@ class ToleranceOverride(Record):
         return self
 
 
+class Provenance(Record):
+    """Who published the figures of a baseline that was not measured by this package, and what they do not tell.
+
+    `source` names the publication in a word or two, `citation` in full; `hardware` is what it was measured on; `absent` are
+    the facts, in words, that a baseline of our own would hold.
+    """
+
+    source: str
+    citation: str
+    hardware: str
+    absent: list[str]
+
+
 class Baseline(Record):
     """The part of a measurement that checks need: `of` makes one, `load` reads one.
 
     Absent facts are not checked, and results say so. Values are signed extremes as the model computes them, SQNR is in dB.
-    `tolerances` are overrides with their reasons.
+    `tolerances` are overrides with their reasons. One with a `provenance` was published by others: it holds for another corpus
+    and device than a measurement's, and sites that it lacks are not judged.
 
     Raises:
         pydantic.ValidationError: where a field is missing, unknown or of another type, a site stands there twice, or one that
@@ -519,11 +553,16 @@ class Baseline(Record):
     schema_: Literal["maxact/baseline@1"] = Field(default=BASELINE_SCHEMA, alias="schema")
     model: BaselineModel
     corpus: BaselineCorpus
+    provenance: Provenance | None = None
     peak: BaselinePeak
     dominance: Dominance | None = None
     sun: SunOutcome | None = None
     tolerances: list[ToleranceOverride] = []
     sites: list[BaselineSite]
+
+    @model_serializer(mode="wrap")
+    def _without_our_own(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if name != "provenance" or value is not None}
 
     @model_validator(mode="after")
     def _can_be_compared_with(self) -> Baseline:
@@ -578,7 +617,7 @@ class Baseline(Record):
 
     def dumps(self) -> str:
         """The baseline as JSON text, one site a line, so that a diff shows the sites that moved."""
-        return _dumps(self)
+        return dumps(self)
 
     def save(self, path: str | Path) -> None:
         """Write the baseline, all of it or nothing.
@@ -635,8 +674,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-def _dumps(record: Record) -> str:
-    """JSON with one line for each top-level field and for each element of a list of records."""
+def dumps(record: Record) -> str:
+    """A record as JSON, with one line for each top-level field and for each element of a list of records."""
     fields = []
     for name, value in record.model_dump(mode="json", by_alias=True).items():
         if isinstance(value, list) and value and isinstance(value[0], dict):

@@ -8,6 +8,6 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def data_folder(name: str) -> Path:
-    """The folder `baselines` or `corpora` of this installation."""
+    """The folder `baselines` or `corpora` of this installation, or one below."""
     installed = _PACKAGE / name
     return installed if installed.is_dir() else _PACKAGE.parent / name

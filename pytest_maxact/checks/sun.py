@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pytest_maxact.checks.verdict import Tolerance, Verdict
 from pytest_maxact.record import Baseline, Measurement, SunOutcome
 from pytest_maxact.wording import number
@@ -29,7 +31,8 @@ def check(measurement: Measurement, baseline: Baseline | None, tolerance: Tolera
 
 def describe(outcome: SunOutcome) -> str:
     """The outcome in words, with its margin."""
+    margin = "unknown" if math.isnan(outcome.margin) else number(outcome.margin)
     if not outcome.passes:
-        return f"no massive activations (margin {number(outcome.margin)})"
+        return f"no massive activations (margin {margin})"
     count = len(outcome.layers)
-    return f"massive activations in {count} hidden layer{'s' if count > 1 else ''} (margin {number(outcome.margin)})"
+    return f"massive activations in {count} hidden layer{'s' if count > 1 else ''} (margin {margin})"

@@ -7,12 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from pytest_maxact.record import SunFigures
+from pytest_maxact.record import MASSIVE_ABS, MASSIVE_RATIO, SunFigures
 from pytest_maxact.reducers.exact import ExactSum
 from pytest_maxact.reducers.rows import NOWHERE, Rows
-
-MASSIVE_ABS = 100
-MASSIVE_RATIO = 1000
 
 
 @dataclass(frozen=True)

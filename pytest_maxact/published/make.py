@@ -1,0 +1,290 @@
+"""Make the published baselines: `python -m pytest_maxact.published.make SOURCE_FOLDER OUTPUT_FOLDER`.
+
+The source is what the authors of arXiv 2605.15572 published as JSON, brought into four parts: `summary.json` (one row a
+checkpoint), `checkpoints/NAME.json` (one row a site), `bootstrap.json` and `int8.json`. The output is a baseline for each
+checkpoint, named by its hub id, and `landscape.json` with all that is no baseline. This is how `baselines/published/` came to
+be; other figures of the same form make other baselines. A source that contradicts itself is refused.
+
+What is derived rather than copied: from the sites the plateau, dominance, the layers that pass Sun's criterion, and its margin
+where the tokens that the figures tell of decide it; the tolerance of M from how far the M of bootstrap subsets lay from that of
+the whole corpus.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar, cast
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from pytest_maxact.baseline import file_name
+from pytest_maxact.errors import BaselineError
+from pytest_maxact.outcome import within_one_step
+from pytest_maxact.published import LANDSCAPE, BootstrapRow, Int8Row, Kind, Landscape, Policy, PublishedModel
+from pytest_maxact.record import (
+    MASSIVE_ABS,
+    MASSIVE_RATIO,
+    PART_OF_M,
+    Baseline,
+    BaselineCorpus,
+    BaselineModel,
+    BaselinePeak,
+    BaselineSite,
+    Dominance,
+    Provenance,
+    Record,
+    SunOutcome,
+    SunStatistics,
+    ToleranceOverride,
+    dumps,
+    write_atomically,
+)
+
+SOURCE = "arXiv 2605.15572"
+CITATION = "L. Chen et al.: Measuring Maximum Activations in Open Large Language Models. arXiv:2605.15572, 2026"
+HARDWARE = "one 80 GB-class GPU"
+CORPUS = "hf:Clxxxx/eval_diverse_dataset"
+POLICIES: dict[str, Policy] = {"max_abs": "maxabs", "clip_q0.999": "p999"}
+ALWAYS_ABSENT = (
+    "feature, token and position of the peak",
+    "how many values were NaN or infinite",
+    "SQNR",
+    "weights' fingerprint and revision",
+)
+
+DIGITS = 6  # of the source's moments and ratios
+
+Source = TypeVar("Source")
+
+
+class SummaryRow(BaseModel):
+    """One row of `summary.json`, as far as it is used."""
+
+    name: str
+    hub_id: str
+    family: str
+    size: str
+    kind: Annotated[str, Field(pattern="^(dense|moe|vision-language)($|, )")]
+    main_analysis: bool
+    model_type: str
+    layers: int
+    hidden_size: int
+    dtype: str
+    samples: int
+    tokens: int
+    M: float
+    M_signed: float
+    peak_component: str
+    peak_layer: int | None
+    sun_passes: bool
+    sun_layers_passing: int
+    reference_wall_s: float
+
+
+class SourceSite(BaseModel):
+    """One site of `checkpoints/NAME.json`, as far as it is used."""
+
+    component: str
+    layer: int | None
+    max: float
+    min: float
+    rms: float
+    sun: SunStatistics | None = None
+
+    @property
+    def value(self) -> float:
+        """max|a|."""
+        return max(abs(self.max), abs(self.min))
+
+
+class SourceCheckpoint(BaseModel):
+    """The sites of `checkpoints/NAME.json`."""
+
+    sites: list[SourceSite]
+
+
+class SourceBootstrap(BaseModel):
+    """One row of `bootstrap.json`, as far as it is used."""
+
+    name: str
+    samples: int
+    repeat: int
+    M: float
+
+
+class SourceInt8(BaseModel):
+    """One row of `int8.json`, as far as it is used."""
+
+    name: str
+    policy: Literal["max_abs", "clip_q0.999"]
+    threshold: float
+    sqnr_db: float
+    clip_rate: float
+
+
+def main() -> None:
+    """Make the baselines of the source folder named on the command line in the output folder."""
+    parser = argparse.ArgumentParser(prog="python -m pytest_maxact.published.make", description=main.__doc__)
+    parser.add_argument("source_folder", type=Path)
+    parser.add_argument("output_folder", type=Path)
+    arguments = parser.parse_args()
+    try:
+        count = make(arguments.source_folder, arguments.output_folder)
+    except (BaselineError, OSError) as cause:
+        sys.exit(f"{parser.prog}: {cause}")
+    print(f"{count} baselines written to {arguments.output_folder}")
+
+
+def make(source: Path, output: Path) -> int:
+    """Write a baseline for each checkpoint, and the landscape; nothing before all of them are made.
+
+    Returns:
+        How many checkpoints there are.
+
+    Raises:
+        BaselineError: where a file is missing, is not of the form described above, or contradicts another.
+        OSError: where a file cannot be written.
+
+    """
+    summary = _read(source / "summary.json", list[SummaryRow])
+    bootstrap = _read(source / "bootstrap.json", list[SourceBootstrap])
+    int8 = _read(source / "int8.json", list[SourceInt8])
+    overrides = _tolerances(summary, bootstrap)
+    made: dict[str, Record] = {}
+    for row in summary:
+        file = source / "checkpoints" / f"{row.name}.json"
+        made[file_name(row.hub_id)] = _baseline(row, _read(file, SourceCheckpoint).sites, overrides[row.name], file)
+    made[LANDSCAPE] = Landscape(
+        models=[_model(row) for row in summary],
+        int8=[
+            Int8Row(name=r.name, policy=POLICIES[r.policy], threshold=r.threshold, sqnr=r.sqnr_db, clipped=r.clip_rate)
+            for r in int8
+        ],
+        bootstrap=[BootstrapRow(name=row.name, samples=row.samples, repeat=row.repeat, maximum=row.M) for row in bootstrap],
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    for name, record in made.items():
+        write_atomically(output / name, dumps(record))
+    return len(summary)
+
+
+def _read(file: Path, kind: type[Source]) -> Source:
+    try:
+        return TypeAdapter(kind).validate_json(file.read_bytes())
+    except OSError as cause:
+        raise BaselineError(f"{file} cannot be read: {cause.strerror}") from None
+    except ValidationError as cause:
+        first = cause.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the top level"
+        raise BaselineError(f"{file} is malformed at {place}: {first['msg']}") from None
+
+
+def _tolerances(summary: Sequence[SummaryRow], bootstrap: Sequence[SourceBootstrap]) -> dict[str, list[ToleranceOverride]]:
+    """By checkpoint: how far the M of any of its subsets lay from that of the whole corpus, else how far any other's did."""
+    spread: dict[str, float] = {}
+    for row in summary:
+        deviations = [abs(subset.M / row.M - 1) for subset in bootstrap if subset.name == row.name]
+        if deviations:
+            spread[row.name] = math.ceil(max(deviations) * 1000) / 1000
+    if not spread:
+        return {row.name: [] for row in summary}
+    worst = max(spread, key=lambda name: spread[name])
+    by_others = f"not bootstrapped; of the {len(spread)} checkpoints that were, the largest deviation of M ({worst})"
+    own = "the largest deviation of M over bootstrap subsets of the corpus from that over all of it"
+    return {
+        row.name: [
+            ToleranceOverride(rtol=spread[row.name], reason=own)
+            if row.name in spread
+            else ToleranceOverride(rtol=spread[worst], reason=by_others)
+        ]
+        for row in summary
+    }
+
+
+def _model(row: SummaryRow) -> PublishedModel:
+    size, _, stage = row.size.partition(" @")
+    total, _, active = size.partition("-A")
+    return PublishedModel(
+        name=row.name,
+        hub_id=row.hub_id,
+        family=row.family,
+        kind=cast(Kind, row.kind.partition(",")[0]),
+        instruct="instruct" in row.kind,
+        parameters=float(total.removesuffix("B")),
+        active=float(active.removesuffix("B")) if active else None,
+        trained=float(stage.removesuffix("T")) if stage else None,
+        main=row.main_analysis,
+        tokens=row.tokens,
+        seconds=row.reference_wall_s,
+    )
+
+
+def _baseline(row: SummaryRow, sites: Sequence[SourceSite], tolerances: list[ToleranceOverride], file: Path) -> Baseline:
+    hidden = sorted((site for site in sites if site.component == "hidden"), key=lambda site: site.layer or 0)
+    passing = [site.layer for site in hidden if site.layer is not None and site.sun is not None and site.sun.passing]
+    largest = {
+        component: max((site.value for site in sites if site.component == component), default=0.0) for component in PART_OF_M
+    }
+    peak = [site.value for site in sites if (site.component, site.layer) == (row.peak_component, row.peak_layer)]
+    facts = {
+        "layers": (row.layers, len(hidden)),
+        "M": (row.M, max(largest.values())),
+        "M_signed": (row.M, abs(row.M_signed)),
+        "the value of the peak site": (row.M, *peak),
+        "sun_passes": (row.sun_passes, bool(passing)),
+        "sun_layers_passing": (row.sun_layers_passing, len(passing)),
+    }
+    for fact, values in facts.items():
+        if len(values) == 1 or len(set(values)) > 1:
+            found = ", ".join(map(str, values[1:])) or "not there"
+            raise BaselineError(f"{file}: {fact} is {found}, by summary.json it is {values[0]}")
+    others = max(value for component, value in largest.items() if component != "hidden")
+    gates = {site.layer for site in sites if site.component == "gate"}
+    ungated = [layer for layer in range(row.layers) if layer not in gates]
+    return Baseline(
+        model=BaselineModel(
+            id=row.hub_id, model_type=row.model_type, layers=row.layers, hidden_size=row.hidden_size, dtype=row.dtype
+        ),
+        corpus=BaselineCorpus(id=CORPUS, samples=row.samples, tokens=row.tokens, special_tokens="none"),
+        provenance=Provenance(
+            source=SOURCE,
+            citation=CITATION,
+            hardware=HARDWARE,
+            absent=[*ALWAYS_ABSENT, *([f"gate of {len(ungated)} of {row.layers} layers"] if ungated else [])],
+        ),
+        peak=BaselinePeak(
+            component=row.peak_component,
+            layer=row.peak_layer,
+            value=row.M,
+            signed=row.M_signed,
+            plateau=[s.layer for s in hidden if s.layer is not None and within_one_step(s.value, largest["hidden"])],
+        ),
+        dominance=Dominance(component=row.peak_component, ratio=largest["hidden"] / others),
+        sun=SunOutcome(passes=row.sun_passes, layers=passing, margin=_margin(hidden)),
+        tolerances=tolerances,
+        sites=[
+            BaselineSite(component=s.component, layer=s.layer, max=s.max, min=s.min, rms=s.rms, sun=s.sun)
+            for s in sorted(sites, key=lambda s: (s.component, -1 if s.layer is None else s.layer))
+        ],
+    )
+
+
+def _margin(hidden: Sequence[SourceSite]) -> float:
+    """The Sun margin, NaN where the two tokens that a site tells of (largest value, largest ratio) leave it open."""
+    least = most = 0.0
+    for site in hidden:
+        if site.sun is None:
+            return math.nan
+        at_peak = min(site.value / MASSIVE_ABS, site.sun.peak_token_ratio / MASSIVE_RATIO)
+        at_ratio = min(site.sun.max_ratio_abs / MASSIVE_ABS, site.sun.max_ratio / MASSIVE_RATIO)
+        least = max(least, at_peak, at_ratio)
+        most = max(most, min(site.value / MASSIVE_ABS, site.sun.max_ratio / MASSIVE_RATIO))
+    return float(f"{least:.{DIGITS}g}") if math.isclose(least, most, rel_tol=10.0 ** (1 - DIGITS)) else math.nan
+
+
+if __name__ == "__main__":
+    main()
