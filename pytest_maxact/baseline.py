@@ -39,14 +39,21 @@ def file_name(model_id: str) -> str:
     return re.sub(r"[^\w.-]+", "-", model_id.replace("/", "--")) + ".json"
 
 
-def look_up(setting: str, model_id: str, folder: Path) -> Stored:
+def published_file(hub_id: str) -> Path | None:
+    """The published baseline of a hub id, None where there is none."""
+    file = data_folder(PUBLISHED_FOLDER) / file_name(hub_id)
+    return file if "/" in hub_id and file.is_file() else None
+
+
+def look_up(setting: str, model_id: str, folder: Path, origin: str | None = None) -> Stored:
     """Find the baseline that a setting means.
 
     Args:
-        setting: `auto` (the project's baseline of this model, else the package's), `none`, a name (looked up like a
-            model id), or a file.
+        setting: `auto` (the project's baseline of this model, else the package's), `published`, `none`, a name (looked up
+            like a model id, and then among the published ones), or a file.
         model_id: the model's id.
         folder: the project's baselines.
+        origin: the hub id that the model's config names, for `published` where `model_id` is none of those.
 
     Raises:
         BaselineError: where a named baseline is not found, or the one found cannot be read.
@@ -57,24 +64,28 @@ def look_up(setting: str, model_id: str, folder: Path) -> Stored:
     if setting.endswith(".json"):
         path = Path(setting).expanduser()
         return Stored(Baseline.load(path) if path.exists() else None, path, path, wanted=True)
-    name = file_name(model_id if setting == "auto" else setting)
-    for place in (folder, data_folder("baselines")):
-        if (place / name).is_file():
-            return Stored(Baseline.load(place / name), place / name, folder / name, wanted=True)
-    return Stored(None, None, folder / name, wanted=True)
+    own = folder / file_name(model_id if setting in ("auto", PUBLISHED) else setting)
+    if setting == PUBLISHED:
+        files = [published_file(hub_id) for hub_id in (model_id, origin or "")]
+    else:
+        files = [own, data_folder("baselines") / own.name, None if setting == "auto" else published_file(setting)]
+    for file in files:
+        if file is not None and file.is_file():
+            return Stored(Baseline.load(file), file, own, wanted=True)
+    return Stored(None, None, own, wanted=True)
 
 
 def update(stored: Stored, measurement: Measurement) -> list[str]:
     """Write the measurement as the baseline, keeping the old one's tolerances, and say in lines what changed.
 
-    Where neither figures nor conditions changed, nothing is written.
+    Where neither figures nor conditions changed, nothing is written. Tolerances of published figures are not kept.
 
     Raises:
         BaselineError: where the measurement is not fit to be a baseline, or the file cannot be written.
 
     """
     old = stored.baseline
-    new = Baseline.of(measurement, old.tolerances if old else ())
+    new = Baseline.of(measurement, old.tolerances if old and old.provenance is None else ())
     lines = changes(old, new)
     if stored.source == stored.target and not lines:
         return [f"baseline {stored.target} is unchanged"]

@@ -84,6 +84,15 @@ class Reference:
         return f"{self.id}@{self.revision}" if self.revision else self.id
 
     @property
+    def origin(self) -> str | None:
+        """What its config says the weights were loaded from before they were saved here, as transformers 4 wrote there."""
+        try:
+            named = json.loads((self.folder / "config.json").read_bytes()).get("_name_or_path")
+        except (OSError, ValueError, AttributeError):  # an adapter or a GGUF file has none of its own
+            return None
+        return named if isinstance(named, str) else None
+
+    @property
     def files(self) -> list[Path]:
         """What the fingerprint is over, the base model's files left out."""
         config = () if self.gguf else (adapters.CONFIG,) if self.base else ("config.json",)

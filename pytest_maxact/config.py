@@ -68,7 +68,8 @@ OPTIONS = (
     Option("device", "cpu, cuda, cuda:1, mps, or balanced: over all there are (default: the best one)", "NAME", "auto"),
     Option(
         "baseline",
-        "auto: by model id in the baselines folder, then among the package's; a name or file; previous: in a series, the "
+        "auto: by model id in the baselines folder, then among the package's; a name or file; published: by hub id among the "
+        "figures of arXiv 2605.15572; previous: in a series, the "
         "checkpoint before; none: measure and report only",
         "NAME",
         "auto",

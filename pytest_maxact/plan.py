@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import tempfile
 import time
 from dataclasses import dataclass, fields, replace
@@ -11,7 +12,7 @@ from typing import Any, cast
 
 import torch
 
-from pytest_maxact.baseline import NO_BASELINE, Stored, look_up
+from pytest_maxact.baseline import NO_BASELINE, PUBLISHED, PUBLISHED_FOLDER, Stored, look_up
 from pytest_maxact.batching import length_limit
 from pytest_maxact.benchmark import overhead
 from pytest_maxact.checkpoint import (
@@ -33,6 +34,7 @@ from pytest_maxact.checks import Tolerance
 from pytest_maxact.corpus import Corpus, SpecialTokens, check_tokenizer, check_vocabulary, load_corpus
 from pytest_maxact.errors import BaselineError, CheckpointError, CorpusError, SettingsError
 from pytest_maxact.processors import ImageTextEncoder
+from pytest_maxact.published import models
 from pytest_maxact.record import MEASUREMENT_SCHEMA, Baseline, Measurement, sidecar_of
 from pytest_maxact.resources import data_folder
 from pytest_maxact.runner import Progress, measure
@@ -236,16 +238,20 @@ def corpus_of(settings: Settings) -> Corpus:
 
 def _stored(settings: Settings, reference: Reference) -> Stored:
     asked = NO_BASELINE if settings.baseline == PREVIOUS else settings.baseline
-    stored = look_up(asked, reference.id, settings.baselines)
+    stored = look_up(asked, reference.id, settings.baselines, reference.origin)
+    if stored.baseline is not None and stored.baseline.provenance is not None and not _fits(stored.baseline, reference):
+        raise BaselineError(_not_the_published(stored.baseline, reference))
     if settings.baseline == "auto" and stored.source != stored.target and not _fits(stored.baseline, reference):
         stored = replace(stored, baseline=None, source=None)  # the package's baseline is of another model of this name
     if settings.series and asked == "auto" and stored.baseline is None:
         stored = replace(stored, wanted=False)  # `growth` compares with the checkpoints before
     writing = settings.update or settings.update_new
-    if writing and settings.baseline == NO_BASELINE:
-        raise SettingsError("--maxact-baseline=none leaves an update nothing to write: drop one of them")
+    if writing and settings.baseline in (NO_BASELINE, PUBLISHED):
+        raise SettingsError(f"--maxact-baseline={settings.baseline} leaves an update nothing to write: drop one of them")
     if writing:
         _check_writable(stored.target, "--maxact-update")
+    elif stored.baseline is None and asked == PUBLISHED:
+        raise BaselineError(_not_published(reference))
     elif stored.baseline is None and asked not in ("auto", NO_BASELINE):
         named_file = settings.baseline.endswith(".json")
         asked = stored.target.name if named_file else settings.baseline
@@ -259,9 +265,31 @@ def _stored(settings: Settings, reference: Reference) -> Stored:
 
 
 def _fits(baseline: Baseline | None, reference: Reference) -> bool:
+    return baseline is not None and _shape(reference) == (baseline.model.layers, baseline.model.hidden_size)
+
+
+def _shape(reference: Reference) -> tuple[int, int]:
     config = reference.text_config
-    shape = (int(config.num_hidden_layers), int(config.hidden_size))
-    return baseline is not None and shape == (baseline.model.layers, baseline.model.hidden_size)
+    return int(config.num_hidden_layers), int(config.hidden_size)
+
+
+def _not_the_published(baseline: Baseline, reference: Reference) -> str:
+    assert baseline.provenance is not None
+    layers, width = _shape(reference)
+    return (
+        f"{reference.id} is not the {baseline.model.id} that {baseline.provenance.source} measured: it has {layers} layers x "
+        f"{width}, that one {baseline.model.layers} x {baseline.model.hidden_size}; choose another --maxact-baseline, or none"
+    )
+
+
+def _not_published(reference: Reference) -> str:
+    known = [model.hub_id for model in models().values()]
+    alike = difflib.get_close_matches(reference.origin or reference.id, known, n=3, cutoff=0) or known[:3]
+    return (
+        f"no figures of {reference.id} are published: looked for this id, and for what its config names, in "
+        f"{data_folder(PUBLISHED_FOLDER)} ({len(known)} checkpoints); where it is one of them under another name, say which, "
+        f"as in --maxact-baseline={alike[0]} (or {', '.join(alike[1:])})"
+    )
 
 
 def _check_output(settings: Settings) -> None:

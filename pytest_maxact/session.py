@@ -251,7 +251,7 @@ class Task:
         write_atomically(self.folder / RESULT, json.dumps(outcome))
 
     def _measure(self) -> dict[str, object]:
-        from pytest_maxact.baseline import update
+        from pytest_maxact.baseline import PUBLISHED, published_file, update
         from pytest_maxact.progress import progress_of
 
         with warnings.catch_warnings():
@@ -284,6 +284,8 @@ class Task:
             unwanted = f"no baseline for {plan.reference.id}; `growth` compares with the checkpoints before"
         elif plan.stored.wanted:
             missing = f"no baseline for {plan.reference.id}: looked for {plan.stored.target}, and among the package's own"
+            if any(published_file(name) for name in (plan.reference.id, plan.reference.origin or "")):
+                missing += f"; --maxact-baseline={PUBLISHED} compares with what was published of it"
         compared = {"tolerance": vars(plan.tolerance), "changes": changes, "missing": missing, "unwanted": unwanted}
         return compared | {"reused": kept is not None}
 

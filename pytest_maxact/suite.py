@@ -141,7 +141,7 @@ class CheckItem(MeasuredItem):
         measurement, baseline = result.measurement, result.baseline
         if self.name == "finite" or measurement is None or measurement.peak is None or baseline is None:
             return False
-        if self.task.member is not None:  # an update is for one checkpoint
+        if self.task.member is not None or baseline.provenance is not None:  # an update is for one checkpoint of one's own
             return False
         ceiling = result.tolerance.ceiling
         if self.name == "maximum" and ceiling is not None and measurement.peak.value > ceiling:

@@ -6,10 +6,11 @@ baseline, tolerance)` gives a `Verdict`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 from pytest_maxact.checks import dominance, finite, headroom, location, maximum, profile, sun
-from pytest_maxact.checks.conditions import differences
+from pytest_maxact.checks.conditions import differences, let_pass
 from pytest_maxact.checks.verdict import Outcome, Tolerance, Verdict
 from pytest_maxact.record import Baseline, Measurement
 
@@ -39,7 +40,11 @@ def judge(name: str, measurement: Measurement, baseline: Baseline | None, tolera
             return Verdict(name, "failed", "the baseline was made under other conditions: " + "; ".join(other))
     if baseline is None and chosen.NEEDS_BASELINE:
         return Verdict(name, "skipped", "needs a baseline")
-    return chosen.check(measurement, baseline, tolerance)
+    verdict = chosen.check(measurement, baseline, tolerance)
+    if verdict.failed and baseline is not None and name != "finite":
+        others = tuple(f"published baseline: {difference}" for difference in let_pass(measurement, baseline))
+        return replace(verdict, details=verdict.details + others)
+    return verdict
 
 
 def compare(

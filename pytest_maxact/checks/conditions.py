@@ -1,13 +1,40 @@
-"""Whether a measurement and a baseline can be compared at all."""
+"""Whether a measurement and a baseline can be compared at all, and what is let pass where others made the baseline."""
 
 from __future__ import annotations
 
-from pytest_maxact.record import Baseline, Measurement
+from pytest_maxact.record import Baseline, BaselineCorpus, BaselineModel, CorpusFacts, Measurement, Model
 
 
 def differences(measurement: Measurement, baseline: Baseline) -> list[str]:
     """The conditions that differ, each with both values and what to type; a fact that a baseline lacks is not compared."""
     mine, theirs = measurement.corpus, baseline.corpus
+    found = _corpora(mine, theirs) if baseline.provenance is None else _shapes(measurement.model, baseline.model)
+    if theirs.special_tokens is not None and mine.special_tokens != theirs.special_tokens:
+        found.append(f"special tokens {theirs.special_tokens}, now {mine.special_tokens}: see --maxact-special-tokens")
+    if baseline.model.dtype is not None and measurement.model.dtype != baseline.model.dtype:
+        found.append(f"dtype {baseline.model.dtype}, now {measurement.model.dtype}: see --maxact-dtype")
+    if theirs.max_length is not None and mine.max_length != theirs.max_length:
+        found.append(f"max length {theirs.max_length}, now {mine.max_length}: see --maxact-max-length")
+    return found
+
+
+def let_pass(measurement: Measurement, baseline: Baseline) -> list[str]:
+    """What differs from a published baseline without keeping the two from being compared, in words."""
+    if baseline.provenance is None:
+        return []
+    hardware = baseline.provenance.hardware
+    return [
+        f"corpus {_told(baseline.corpus)}, here {_told(measurement.corpus)}",
+        f"measured on {hardware}, here on {measurement.environment.device}",
+    ]
+
+
+def _told(corpus: CorpusFacts | BaselineCorpus) -> str:
+    counts = [f"{count:,} {name}" for name in ("samples", "tokens") if (count := getattr(corpus, name)) is not None]
+    return f"{corpus.id} ({', '.join(counts)})" if counts else corpus.id
+
+
+def _corpora(mine: CorpusFacts, theirs: BaselineCorpus) -> list[str]:
     found = []
     if theirs.digest is not None and mine.digest != theirs.digest:
         now = mine.digest[:12] if mine.digest else "ready batches"
@@ -20,10 +47,11 @@ def differences(measurement: Measurement, baseline: Baseline) -> list[str]:
                 found.append(f"{getattr(theirs, name)} {name}, now {getattr(mine, name)}")
     elif theirs.id == "batches" and theirs.digest is None:
         found.append(f"ready batches, now corpus {mine.id}: measure the same batches")
-    if theirs.special_tokens is not None and mine.special_tokens != theirs.special_tokens:
-        found.append(f"special tokens {theirs.special_tokens}, now {mine.special_tokens}: see --maxact-special-tokens")
-    if baseline.model.dtype is not None and measurement.model.dtype != baseline.model.dtype:
-        found.append(f"dtype {baseline.model.dtype}, now {measurement.model.dtype}: see --maxact-dtype")
-    if theirs.max_length is not None and mine.max_length != theirs.max_length:
-        found.append(f"max length {theirs.max_length}, now {mine.max_length}: see --maxact-max-length")
     return found
+
+
+def _shapes(mine: Model, theirs: BaselineModel) -> list[str]:
+    if (mine.layers, mine.hidden_size) == (theirs.layers, theirs.hidden_size):
+        return []
+    shape = f"{theirs.layers} layers x {theirs.hidden_size}"
+    return [f"{shape}, now {mine.layers} x {mine.hidden_size}: this is not the published {theirs.id}"]

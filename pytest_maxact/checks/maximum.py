@@ -25,7 +25,7 @@ def check(measurement: Measurement, baseline: Baseline | None, tolerance: Tolera
         rtol = tolerance.for_m(baseline)
         then = Site(component=baseline.peak.component, layer=baseline.peak.layer)
         change = f"{ratio(peak.value, baseline.peak.value)} the baseline {number(baseline.peak.value)} at {then}"
-        remark = f"{change}, tolerance {'±' if tolerance.two_sided else '+'}{rtol:.0%}"
+        remark = f"{change}, tolerance {'±' if tolerance.two_sided else '+'}{rtol * 100:g}%"
         (problems if tolerance.exceeded(peak.value, baseline.peak.value, rtol) else remarks).append(remark)
     if not problems and not remarks:
         return Verdict(NAME, "skipped", "needs a baseline or --maxact-ceiling", value=peak.value)

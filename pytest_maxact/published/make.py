@@ -67,7 +67,7 @@ class SummaryRow(BaseModel):
     name: str
     hub_id: str
     family: str
-    size: str
+    size: Annotated[str, Field(pattern=r"^[\d.]+B(-A[\d.]+B)?( @[\d.]+T)?$")]
     kind: Annotated[str, Field(pattern="^(dense|moe|vision-language)($|, )")]
     main_analysis: bool
     model_type: str
@@ -136,7 +136,7 @@ def main() -> None:
         count = make(arguments.source_folder, arguments.output_folder)
     except (BaselineError, OSError) as cause:
         sys.exit(f"{parser.prog}: {cause}")
-    print(f"{count} baselines written to {arguments.output_folder}")
+    print(f"{arguments.output_folder}: {count} checkpoint{'s' if count > 1 else ''}")
 
 
 def make(source: Path, output: Path) -> int:

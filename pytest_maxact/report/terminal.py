@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pytest_maxact.checks import growth
+from pytest_maxact.checks.conditions import let_pass
 from pytest_maxact.checks.sun import describe
 from pytest_maxact.checks.verdict import Tolerance
 from pytest_maxact.history import Point
@@ -47,6 +48,7 @@ def summary(measurement: Measurement, baseline: Baseline | None, *, reused: bool
     lines += _wrapped("; ".join(facts), indent="    ")
     return [
         *lines,
+        *_wrapped(_provenance(measurement, baseline), indent="    "),
         *_wrapped(_quantized(measurement, peak), indent="    "),
         *_wrapped(_by_modality(measurement), indent="    "),
         *_table(measurement, baseline),
@@ -96,6 +98,18 @@ def series_lines(rows: Sequence[Row], past: Sequence[Point], remarks: Sequence[s
     if len(points) > 1 and len(asked) == len(rows):
         lines += _wrapped(growth.check(points[-1], points[:-1], tolerance).summary, hanging="  ")
     return lines + [line for remark in remarks for line in _wrapped(remark, hanging="  ")]
+
+
+def _provenance(measurement: Measurement, baseline: Baseline | None) -> str:
+    """Whose figures a published baseline holds, what differs from here, and what it does not tell; nothing for our own."""
+    if baseline is None or baseline.provenance is None:
+        return ""
+    origin = baseline.provenance
+    others = let_pass(measurement, baseline)
+    tolerance = "; ".join(f"{o.rtol:.1%} for M: {o.reason}" for o in baseline.tolerances if o.component is None and o.rtol)
+    parts = [f"baseline: {baseline.model.id} as published in {origin.source}", *others]
+    parts += [f"tolerance {tolerance}"] if tolerance else []
+    return "; ".join([*parts, f"not told there, so not checked: {', '.join(origin.absent)}"])
 
 
 def _quantized(measurement: Measurement, peak: Peak) -> str:
