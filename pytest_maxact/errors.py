@@ -29,6 +29,10 @@ class MeasurementError(MaxactError):
     """A run that broke, or whose figures cannot be trusted."""
 
 
+class AnalysisError(MaxactError):
+    """Figures that an analysis cannot be made from."""
+
+
 def first_line(cause: BaseException) -> str:
     """What an error says, cut to its first line."""
     return next(iter(str(cause).strip().splitlines()), type(cause).__name__)

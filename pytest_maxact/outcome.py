@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
-from pytest_maxact.record import Dominance, Peak, Site, SiteFigures, SunOutcome, Trajectory
+from pytest_maxact.record import BaselineSite, Dominance, Peak, Site, SiteFigures, SunOutcome, Trajectory
 
 BFLOAT16_STEP = 2.0**-7
 JUMP = 10.0
 SHOWN = 6
+
+SomeSite = TypeVar("SomeSite", bound=SiteFigures | BaselineSite)
 
 
 def within_one_step(value: float, largest: float) -> bool:
@@ -18,22 +21,26 @@ def within_one_step(value: float, largest: float) -> bool:
     return value > (1 - BFLOAT16_STEP) * largest
 
 
+def times(value: float, reference: float) -> float:
+    """How many times the reference a value is, both at least 0: from 0 to more inf, from 0 to 0 one."""
+    return value / reference if reference else (math.inf if value else 1.0)
+
+
+def hidden(sites: Sequence[SomeSite]) -> list[SomeSite]:
+    """The `hidden` sites that hold a finite value, by depth."""
+    found = [site for site in sites if site.component == "hidden" and math.isfinite(site.value)]
+    return sorted(found, key=lambda site: site.layer or 0)
+
+
 def _finite_part_of_m(sites: Sequence[SiteFigures]) -> list[SiteFigures]:
     return [site for site in sites if site.part_of_m and site.peak is not None]
 
 
-def _hidden(sites: Sequence[SiteFigures]) -> list[SiteFigures]:
-    return sorted(
-        (site for site in sites if site.component == "hidden" and site.peak is not None),
-        key=lambda site: site.layer or 0,
-    )
-
-
 def plateau(sites: Sequence[SiteFigures]) -> list[int]:
     """The `hidden` layers whose peak is within one bfloat16 step of the largest `hidden` peak."""
-    hidden = _hidden(sites)
-    largest = max((site.value for site in hidden), default=math.nan)
-    return [site.layer for site in hidden if site.layer is not None and within_one_step(site.value, largest)]
+    layers = hidden(sites)
+    largest = max((site.value for site in layers), default=math.nan)
+    return [site.layer for site in layers if site.layer is not None and within_one_step(site.value, largest)]
 
 
 def peak(sites: Sequence[SiteFigures]) -> Peak | None:
@@ -57,41 +64,39 @@ def peak(sites: Sequence[SiteFigures]) -> Peak | None:
 def dominance(sites: Sequence[SiteFigures]) -> Dominance | None:
     """Which component holds M, and the largest `hidden` peak over the largest of any other component of M."""
     observed = _finite_part_of_m(sites)
-    hidden = max((site.value for site in observed if site.component == "hidden"), default=None)
+    residual = max((site.value for site in observed if site.component == "hidden"), default=None)
     other = max((site.value for site in observed if site.component != "hidden"), default=None)
-    if hidden is None or other is None:
+    if residual is None or other is None:
         return None
     holder = max(observed, key=lambda site: site.value)
-    ratio = hidden / other if other else (math.inf if hidden else 1.0)
-    return Dominance(component=holder.component, ratio=ratio)
+    return Dominance(component=holder.component, ratio=times(residual, other))
 
 
 def sun(sites: Sequence[SiteFigures]) -> SunOutcome | None:
     """The Sun outcome over the `hidden` layers; None where no token could be judged."""
-    judged = [(site.layer, site.sun) for site in _hidden(sites) if site.sun is not None]
+    judged = [(site.layer, site.sun) for site in hidden(sites) if site.sun is not None]
     if not judged:
         return None
     layers = [layer for layer, figures in judged if layer is not None and figures.passing]
     return SunOutcome(passes=bool(layers), layers=layers, margin=max(figures.margin for _, figures in judged))
 
 
-def trajectory(sites: Sequence[SiteFigures]) -> Trajectory | None:
-    """How the `hidden` peaks grow with depth.
+def trajectory(sites: Sequence[SiteFigures] | Sequence[BaselineSite]) -> Trajectory | None:
+    """How the `hidden` peaks grow with depth; None for a single layer.
 
     The rule: jump-and-plateau where some layer's peak is at least 10 times the one before it, else gradual accumulation.
     Of the 27 checkpoints published with arXiv 2605.15572 the largest step is 17 or more in the Qwen2.5, Qwen3, Ling and
     GPT-OSS families, and 5.8 or less in Qwen3.5 and Gemma.
     """
-    hidden = _hidden(sites)
-    values = [site.value for site in hidden]
-    steps = [after / before if before else (math.inf if after else 1.0) for before, after in itertools.pairwise(values)]
+    layers = hidden(sites)
+    steps = [times(after.value, before.value) for before, after in itertools.pairwise(layers)]
     if not steps:
         return None
     largest = max(steps)
     return Trajectory(
         pattern="jump-and-plateau" if largest >= JUMP else "gradual accumulation",
         largest_step=largest,
-        largest_step_layer=hidden[steps.index(largest) + 1].layer or 0,
+        largest_step_layer=layers[steps.index(largest) + 1].layer or 0,
     )
 
 

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import secrets
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -566,8 +567,8 @@ class Baseline(Record):
 
     @model_validator(mode="after")
     def _can_be_compared_with(self) -> Baseline:
-        places = [(site.component, site.layer) for site in self.sites]
-        twice = next((str(site) for site in self.sites if places.count((site.component, site.layer)) > 1), None)
+        places = Counter((site.component, site.layer) for site in self.sites)
+        twice = next((str(site) for site in self.sites if places[site.component, site.layer] > 1), None)
         if twice is not None:
             raise ValueError(f"{twice} is there more than once")
         for site in self.sites:
@@ -637,6 +638,10 @@ class Baseline(Record):
 
         """
         return _load(cls, Path(path), BaselineError, "baseline", BASELINE_SCHEMA)
+
+
+Figures = Measurement | Baseline
+"""What is known of a model: measured just now, or stored."""
 
 
 def sidecar_of(path: Path) -> Path:

@@ -27,6 +27,11 @@ def ratio(value: float, reference: float) -> str:
     return f"{times:.2f}x" if abs(times) < 1e6 else f"{times:.3g}x"
 
 
+def decibels(value: float, approximate: bool) -> str:
+    """An SQNR for people."""
+    return "unknown" if math.isnan(value) else f"{'about ' if approximate else ''}{value:.1f} dB"
+
+
 def token_in_context(place: Location) -> str:
     """The token of a place between what stands around it, and the sample it is in."""
     if place.sample is None:

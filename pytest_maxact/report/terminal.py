@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import math
 import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from pytest_maxact.analyses import int8
 from pytest_maxact.checks import growth
 from pytest_maxact.checks.conditions import let_pass
 from pytest_maxact.checks.sun import describe
 from pytest_maxact.checks.verdict import Tolerance
 from pytest_maxact.history import Point
-from pytest_maxact.record import INPUT, VISION, Baseline, Measurement, Overhead, Peak, Site
-from pytest_maxact.wording import number, ratio, token_in_context
+from pytest_maxact.record import INPUT, VISION, Baseline, Measurement, Overhead, Site
+from pytest_maxact.report.standing import standing
+from pytest_maxact.wording import decibels, number, ratio, token_in_context
 
 WIDTH = 80
 LARGEST_SITES = 5
-POLICIES = (("maxabs", "at max-abs"), ("p999", "at the 99.9% quantile"))
 
 
 def summary(measurement: Measurement, baseline: Baseline | None, *, reused: bool = False) -> list[str]:
@@ -48,9 +48,10 @@ def summary(measurement: Measurement, baseline: Baseline | None, *, reused: bool
     lines += _wrapped("; ".join(facts), indent="    ")
     return [
         *lines,
-        *_wrapped(_provenance(measurement, baseline), indent="    "),
-        *_wrapped(_quantized(measurement, peak), indent="    "),
+        *_wrapped(_quantized(measurement), indent="    "),
+        *_wrapped(standing(measurement) or "", indent="    "),
         *_wrapped(_by_modality(measurement), indent="    "),
+        *_wrapped(_provenance(measurement, baseline), indent="    "),
         *_table(measurement, baseline),
         *_cost(measurement.overhead),
         *_notes(measurement),
@@ -112,14 +113,11 @@ def _provenance(measurement: Measurement, baseline: Baseline | None) -> str:
     return "; ".join([*parts, f"not told there, so not checked: {', '.join(origin.absent)}"])
 
 
-def _quantized(measurement: Measurement, peak: Peak) -> str:
-    """What INT-8 makes of the site that holds M, and how far M stands out of it."""
-    site = measurement.site(peak.component, peak.layer)
-    assert site is not None
-    about = "about " if site.approximate else ""
-    known = [(site.sqnr.get(f"int8_{policy}", math.nan), words) for policy, words in POLICIES]
-    decibels = [f"{about}{value:.1f} dB {words}" for value, words in known if not math.isnan(value)]
-    return f"this site: crest factor {number(site.crest)}; INT-8 SQNR {', '.join(decibels) or 'unknown'}"
+def _quantized(measurement: Measurement) -> str:
+    """How far M stands out of its site, and what INT-8 clipped at the 99.9% quantile makes of it; `standing` has max-abs."""
+    site = int8(measurement)
+    clipped = decibels(site.p999, site.approximate)
+    return f"this site: crest factor {number(site.crest)}; INT-8 SQNR {clipped}, clipped at 99.9%"
 
 
 def _by_modality(measurement: Measurement) -> str:
