@@ -263,7 +263,7 @@ def test_the_summary_names_source_differences_tolerance_and_what_is_not_told() -
     assert "tolerance 9.6% for M: the largest deviation of M over bootstrap subsets" in told
     assert "not told there, so not checked: feature, token and position of the peak" in told
     assert "gate of 48 of 48 layers" in told
-    assert "published" not in " ".join(summary(measured("Qwen3-8B"), None))
+    assert "as published in" not in " ".join(summary(measured("Qwen3-8B"), None))
 
 
 # --- how they are found
