@@ -382,6 +382,13 @@ def test_less_than_two_layers_have_no_shape(values: list[float]) -> None:
     assert nearest(shaped, [shapeless, shaped]) is shaped
 
 
+def test_the_nearest_has_the_same_pattern_though_another_be_less_far() -> None:
+    jump, gradual, far_jump = model([1, 10, 10]), model([1, 9, 10]), model([1000, 90000, 90000])
+    assert distance(jump, gradual) < distance(jump, far_jump)
+    assert nearest(jump, [gradual, far_jump]) is far_jump
+    assert nearest(jump, [gradual]) is None
+
+
 def test_the_nearest_is_the_first_of_equals() -> None:
     far, near, equal = model([9, 9]), model([2, 2]), model([2, 2])
     assert nearest(model([1, 1]), [far, near, equal]) is near

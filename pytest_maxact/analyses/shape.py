@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from pytest_maxact.histogram import Floats
-from pytest_maxact.outcome import hidden
+from pytest_maxact.outcome import hidden, trajectory
 from pytest_maxact.record import Figures
 
 Curve = tuple[Floats, Floats]
@@ -18,10 +18,7 @@ def distance(figures: Figures, other: Figures) -> float:
     """The root mean square difference of two trajectories over the depth of the models, in decades; NaN where one has no shape.
 
     A trajectory is log10 of the `hidden` peak after each share (layer + 1) / L of the L layers, straight between layers and
-    level before the first; a layer without a finite value other than 0 is left out. The level counts. Of the 27 checkpoints
-    published with arXiv 2605.15572, each compared with all others, this finds one of its own family for 17 and of its own
-    pattern (`outcome.trajectory`) for all 27; relative to the largest peak it would be 13 and 26. Some are near ties: other
-    interpolations give 16 to 18. GPT-OSS has one checkpoint, and no other of its family to be like.
+    level before the first; a layer without a finite value other than 0 is left out. How high it lies counts, too.
     """
     curve, another = _curve(figures), _curve(other)
     if curve is None or another is None:
@@ -33,9 +30,25 @@ def distance(figures: Figures, other: Figures) -> float:
 
 
 def nearest(figures: Figures, others: Iterable[Figures]) -> Figures | None:
-    """Of other models the one with the least `distance`, of equals the first; None where there is none with a shape."""
-    known = [(apart, other) for other in others if not math.isnan(apart := distance(figures, other))]
+    """Of other models with the same pattern (`outcome.trajectory`) the one with the least `distance`, of equals the first.
+
+    For 17 of the 27 checkpoints published with arXiv 2605.15572 the nearest of the others is of the same family; it would be 13
+    with trajectories relative to their largest peak, and other interpolations give 16 to 18. By distance alone the nearest has
+    the same pattern for all 27, but need not where M lies far from all of theirs.
+
+    Returns:
+        None where no other has that pattern, or the model has no shape.
+
+    """
+    pattern = _pattern(figures)
+    apart = [(distance(figures, other), other) for other in others if _pattern(other) == pattern]
+    known = [(value, other) for value, other in apart if not math.isnan(value)]
     return min(known, key=lambda pair: pair[0])[1] if known else None
+
+
+def _pattern(figures: Figures) -> str | None:
+    found = trajectory(figures.sites)
+    return None if found is None else found.pattern
 
 
 def _curve(figures: Figures) -> Curve | None:
