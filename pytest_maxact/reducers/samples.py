@@ -43,9 +43,10 @@ class SamplePeaks:
         tokens = rows.largest.reshape(len(rows.largest), len(samples), -1)
         values = _values(rows, tokens.amax(-1))
         best, site = torch.where(part_of_m[:, None], values, -1.0).max(0)  # the first of equals
-        column = tokens[site, torch.arange(len(site), device=site.device)].argmax(-1, keepdim=True)  # again the first
-        position = rows.place.reshape(len(samples), -1).gather(1, column)[:, 0] & POSITION
-        self._raise(samples, values[hidden], best, (site << 32) + position)
+        there = tokens[site, torch.arange(len(site), device=site.device)]
+        holds = there == there.amax(-1, keepdim=True)
+        place = torch.where(holds, rows.place.reshape(holds.shape), NOWHERE).amin(-1)
+        self._raise(samples, values[hidden], best, (site << 32) + (place & POSITION))
 
     def update_traced(self, rows: Rows, hidden: torch.Tensor, part_of_m: torch.Tensor) -> None:
         """Take in rows in any order and number, whose samples follow from their places; those of unknown ones are left out."""
