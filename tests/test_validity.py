@@ -229,8 +229,8 @@ def test_the_verdict_says_what_it_rests_on_and_what_it_cannot_see() -> None:
     record = measurement().model_copy(update={"samples": samples_of(peaks, positions=[0] * 15 + [3] * 15 + [None])})
     assert describe(record) == [
         "saturated: half of the 30 samples would give M = 1e+308 on average, all give 1e+308, and twice as many of the same "
-        "kind are expected to add nothing (if gains do not grow from one doubling to the next); at 95% confidence at most 9.50% "
-        "of such samples exceed M",
+        "kind are expected to add nothing (if gains do not grow from one doubling to the next); at 95% confidence at most "
+        "9.50% of such samples exceed M",
         "1 of 31 samples hold no finite value and are left out",
         "50% of the samples peak at position 0, where a causal decoder sees the first token alone: first tokens that no sample "
         "begins with may hold more, and nothing here can tell",
