@@ -22,8 +22,8 @@ from pytest_maxact.proportion import in_proportion
 from pytest_maxact.record import Measurement, SampleFigures
 from pytest_maxact.wording import number
 
-LEAST = 30  # samples, fewer are no curve
 CONFIDENCE = 0.95
+LEAST = 59  # samples; of fewer one cannot say with this confidence that M exceeds 95 % of all samples like them
 NEGLIGIBLE = 1e-20  # a probability that no longer shows in a sum of float64
 
 
@@ -191,62 +191,71 @@ def share_at_start(samples: Iterable[SampleFigures]) -> float:
 class Saturation:
     """Whether more samples like those that ran would find a larger M, of N samples with a finite value.
 
-    value: the largest of their peaks. half: the expected M of N // 2 of them, exactly (see `saturation_curve`).
+    value: the largest of their peaks. half, quarter: the expected M of N // 2 and N // 4 of them, exactly (`saturation_curve`).
 
-    The estimator: the next doubling raises M by as much as the last one did, which is known. That is what a tail that falls off
-    exponentially gives, where the expected M grows with the logarithm of n (Gumbel's domain of attraction; Weissman 1978,
-    Estimation of Parameters and Large Quantiles Based on the k Largest Observations). It is too much where peaks have an upper
-    end, and too little where their tail is heavier than that.
+    The estimator: the next doubling raises M by as much as the last one did. That is what a tail gives that falls off
+    exponentially, where the expected M grows with the logarithm of n (Gumbel's domain of attraction; Weissman 1978, Estimation
+    of Parameters and Large Quantiles Based on the k Largest Observations). It is too much where peaks have an upper end, and
+    too little where the tail is heavier.
     """
 
     samples: int
     value: float
     half: float
+    quarter: float
 
     @property
     def gain(self) -> float:
-        """By how much M is expected to rise with twice as many samples."""
+        """By how much M is expected to rise with twice as many samples: by as much as the last doubling raised it."""
         return (self.value - self.half) * math.log(2) / math.log(self.samples / (self.samples // 2))
 
     @property
-    def saturated(self) -> bool | None:
-        """Whether that is at most one bfloat16 step of M; None where samples are too few to tell."""
-        return None if self.samples < LEAST else self.gain <= BFLOAT16_STEP * self.value
+    def gain_before(self) -> float:
+        """By how much the doubling before that raised the expected M."""
+        half, quarter = self.samples // 2, self.samples // 4
+        return (self.half - self.quarter) * math.log(2) / math.log(half / quarter)
 
     @property
-    def next_exceeds(self) -> float:
-        """1 / (N + 1), an upper bound of the probability that one more sample like these exceeds M.
+    def saturated(self) -> bool | None:
+        """Whether neither doubling added more than one bfloat16 step of M; None where samples are too few to tell.
 
-        Any of N + 1 samples whose order tells nothing is as likely as the others to be the largest; ties lower it.
+        Two of them, since a flat end of the curve by itself is often chance: M was not lucky.
         """
-        return 1 / (self.samples + 1)
+        if self.samples < LEAST:
+            return None
+        return max(self.gain, self.gain_before) <= BFLOAT16_STEP * self.value
 
     @property
     def share_beyond(self) -> float:
         """Upper limit, at `CONFIDENCE`, of the share of samples like these that exceed M, whatever their distribution.
 
-        1 - (1 - confidence)^(1/N): of independent samples, a share that large would have shown itself with that confidence
-        (Wilks 1941, Determination of Sample Sizes for Setting Tolerance Limits).
+        It is 1 - (1 - confidence)^(1/N): of independent samples, a share that large would have shown itself with that
+        confidence (Wilks 1941, Determination of Sample Sizes for Setting Tolerance Limits).
         """
         return -math.expm1(math.log1p(-CONFIDENCE) / self.samples)
 
 
 def saturation(samples: Iterable[SampleFigures]) -> Saturation | None:
-    """What the peaks of the samples tell; None of fewer than two with a finite value."""
+    """What the peaks of the samples tell; None of fewer than four with a finite value."""
     peaks = [sample.peak for sample in with_peaks(samples)]
-    if len(peaks) < 2:
+    if len(peaks) < 4:
         return None
-    return Saturation(len(peaks), max(peaks), float(saturation_curve(peaks)[len(peaks) // 2 - 1]))
+    curve = saturation_curve(peaks)
+    count = len(peaks)
+    return Saturation(count, max(peaks), half=float(curve[count // 2 - 1]), quarter=float(curve[count // 4 - 1]))
 
 
 def describe(measurement: Measurement) -> list[str]:
-    """The verdict in words, with what it rests on and what it cannot see: a sentence a line."""
+    """The verdict in words, with what it rests on and what it cannot see: a sentence a line.
+
+    That one of N + 1 samples, whose order tells nothing, is the largest has for each the same probability; ties lower it.
+    """
     samples, found = measurement.samples, saturation(measurement.samples)
     missing = len(samples) - len(with_peaks(samples))
     left_out = [f"{missing:,} of {len(samples):,} samples hold no finite value and are left out"] if missing else []
     if found is None:
-        return ["saturation unknown: fewer than two samples hold a finite value", *left_out]
-    lines = [_verdict(found), *left_out]
+        return ["saturation unknown: fewer than four samples hold a finite value", *left_out]
+    lines = [*_verdict(found), *left_out]
     if measurement.peak is not None and measurement.peak.value > found.value:
         lines.append(
             f"M = {number(measurement.peak.value)} is at rows that cannot be traced to samples; this is about the others, of "
@@ -255,22 +264,24 @@ def describe(measurement: Measurement) -> list[str]:
     share = share_at_start(samples)
     if share > 0:
         lines.append(
-            f"{share:.0%} of the samples peak at position 0, where a causal decoder sees the first token alone: first tokens "
+            f"{share:.1%} of the samples peak at position 0, where a causal decoder sees the first token alone: first tokens "
             "that no sample begins with may hold more, and nothing here can tell"
         )
     return lines
 
 
-def _verdict(found: Saturation) -> str:
+def _verdict(found: Saturation) -> list[str]:
     if found.saturated is None:
-        return f"saturation unknown: {found.samples} samples are too few, at least {LEAST} are needed"
-    rise = f"{found.gain / found.value:.1%}" if found.gain else "nothing"
-    return (
-        f"{'saturated' if found.saturated else 'not saturated'}: half of the {found.samples:,} samples would give M = "
-        f"{number(found.half)} on average, all give {number(found.value)}, and twice as many of the same kind are expected to "
-        f"add {rise} (if gains do not grow from one doubling to the next); at {CONFIDENCE:.0%} confidence at most "
-        f"{found.share_beyond:.2%} of such samples exceed M"
-    )
+        return [f"saturation unknown: {found.samples} samples are too few, at least {LEAST} are needed"]
+    rise = found.gain / found.value if found.gain else 0.0
+    added = "nothing" if not rise else f"{rise:.1%}" if rise >= 0.001 else "less than 0.1%"
+    return [
+        f"{'saturated' if found.saturated else 'not saturated'}: {found.samples:,} samples give M = {number(found.value)}, half "
+        f"of them {number(found.half)} on average and a quarter {number(found.quarter)}; twice as many of the same kind are "
+        f"expected to add {added}, as the last doubling did (if their tail is no heavier than exponential)",
+        f"one more of the kind exceeds M with a probability of at most 1/{found.samples + 1:,}, and at {CONFIDENCE:.0%} "
+        f"confidence at most {found.share_beyond:.2%} of all such samples do",
+    ]
 
 
 def _part(name: str, members: Sequence[SampleFigures]) -> Part:

@@ -197,14 +197,19 @@ def test_peaks_are_told_apart_by_the_decade_of_their_position() -> None:
 
 def test_the_next_doubling_is_expected_to_add_what_the_last_one_did() -> None:
     peaks = np.random.default_rng(5).exponential(size=64)
-    found = saturation(samples_of(peaks))
+    curve, found = saturation_curve(peaks), saturation(samples_of(peaks))
     assert found is not None
-    assert (found.samples, found.value) == (64, peaks.max())
-    assert found.half == pytest.approx(saturation_curve(peaks)[31])
-    assert found.gain == pytest.approx(found.value - found.half)
-    assert found.next_exceeds == 1 / 65
-    # Of 59 samples the largest is beyond 95 % of the distribution, with a confidence of 95 %: the textbook's example.
-    assert Saturation(59, 1.0, 1.0).share_beyond < 0.05 < Saturation(58, 1.0, 1.0).share_beyond
+    assert (found.samples, found.value, found.half, found.quarter) == (64, peaks.max(), curve[31], curve[15])
+    assert found.gain == pytest.approx(curve[63] - curve[31])
+    assert found.gain_before == pytest.approx(curve[31] - curve[15])
+
+
+def test_fifty_nine_samples_reach_beyond_95_percent_of_all_with_95_percent_confidence() -> None:
+    """The textbook's number of a one-sided tolerance limit; by simulation, too."""
+    assert Saturation(59, 1.0, 1.0, 1.0).share_beyond < 0.05 < Saturation(58, 1.0, 1.0, 1.0).share_beyond
+    assert LEAST == 59
+    largest = np.random.default_rng(7).random((20_000, 59)).max(axis=1)
+    assert (largest > 0.95).mean() == pytest.approx(1 - 0.95**59, abs=0.006)
 
 
 def test_the_expected_gain_is_right_on_average_where_the_tail_is_exponential_and_an_odd_number_makes_no_step() -> None:
@@ -216,35 +221,48 @@ def test_the_expected_gain_is_right_on_average_where_the_tail_is_exponential_and
         assert np.mean(gains) == pytest.approx(truth, rel=0.08)
 
 
-def test_saturated_is_where_the_gain_is_at_most_one_bfloat16_step() -> None:
-    assert Saturation(100, 128.0, 127.0).saturated
-    assert Saturation(100, 128.0, 126.9).saturated is False
-    assert Saturation(LEAST - 1, 128.0, 128.0).saturated is None
-    assert Saturation(100, 0.0, 0.0).saturated
-    assert saturation(samples_of([NAN, 1.0])) is None
+def test_saturated_is_where_two_doublings_added_at_most_one_bfloat16_step_each() -> None:
+    assert Saturation(100, 128.0, 127.0, 126.0).saturated
+    assert Saturation(100, 128.0, 126.9, 126.0).saturated is False
+    assert Saturation(100, 128.0, 127.0, 125.9).saturated is False  # what is flat only at its end
+    assert Saturation(LEAST - 1, 128.0, 128.0, 128.0).saturated is None
+    assert Saturation(100, 0.0, 0.0, 0.0).saturated
+    assert saturation(samples_of([NAN, 1.0, 2.0, 3.0])) is None
+
+
+def test_a_corpus_whose_samples_begin_alike_looks_saturated() -> None:
+    """Nothing in the peaks tells; the verdict can only say so."""
+    positions: list[int | None] = [0] * 100
+    record = measurement().model_copy(update={"samples": samples_of([1056.0] * 100, positions=positions)})
+    verdict, *_, warning = describe(record)
+    assert verdict.startswith("saturated: ")
+    assert warning.startswith("100.0% of the samples peak at position 0")
 
 
 def test_the_verdict_says_what_it_rests_on_and_what_it_cannot_see() -> None:
-    peaks = [1e308] * 30 + [NAN]
-    record = measurement().model_copy(update={"samples": samples_of(peaks, positions=[0] * 15 + [3] * 15 + [None])})
+    peaks = [1e308] * 60 + [NAN]
+    record = measurement().model_copy(update={"samples": samples_of(peaks, positions=[0] * 15 + [3] * 45 + [None])})
     assert describe(record) == [
-        "saturated: half of the 30 samples would give M = 1e+308 on average, all give 1e+308, and twice as many of the same "
-        "kind are expected to add nothing (if gains do not grow from one doubling to the next); at 95% confidence at most "
-        "9.50% of such samples exceed M",
-        "1 of 31 samples hold no finite value and are left out",
-        "50% of the samples peak at position 0, where a causal decoder sees the first token alone: first tokens that no sample "
+        "saturated: 60 samples give M = 1e+308, half of them 1e+308 on average and a quarter 1e+308; twice as many of the same "
+        "kind are expected to add nothing, as the last doubling did (if their tail is no heavier than exponential)",
+        "one more of the kind exceeds M with a probability of at most 1/61, and at 95% confidence at most 4.87% of all such "
+        "samples do",
+        "1 of 61 samples hold no finite value and are left out",
+        "25.0% of the samples peak at position 0, where a causal decoder sees the first token alone: first tokens that no sample "
         "begins with may hold more, and nothing here can tell",
     ]
-    rising = describe(record.model_copy(update={"samples": samples_of(range(1, 101))}))
-    assert rising[0].startswith("not saturated: half of the 100 samples would give M = 99.02 on average, all give 100.00, and")
-    assert "expected to add 1.0% (" in rising[0]
-    assert rising[1].startswith(
-        "M = 1e+308 is at rows that cannot be traced to samples; this is about the others, of which 100"
+    verdict, _, untraced = describe(record.model_copy(update={"samples": samples_of(range(1, 101))}))
+    assert verdict.startswith("not saturated: 100 samples give M = 100.00, half of them 99.02 on average and a quarter 97.12; ")
+    assert "expected to add 1.0%, " in verdict
+    nearly = describe(record.model_copy(update={"samples": samples_of([1e5] * 99 + [100001])}))
+    assert "expected to add less than 0.1%, " in nearly[0]
+    assert untraced == (
+        "M = 1e+308 is at rows that cannot be traced to samples; this is about the others, of which 100.00 is the largest"
     )
     assert describe(record.model_copy(update={"samples": samples_of([1e308] * 9)})) == [
-        "saturation unknown: 9 samples are too few, at least 30 are needed"
+        "saturation unknown: 9 samples are too few, at least 59 are needed"
     ]
     assert describe(healthy()) == [
-        "saturation unknown: fewer than two samples hold a finite value",
+        "saturation unknown: fewer than four samples hold a finite value",
         "1 of 1 samples hold no finite value and are left out",
     ]
