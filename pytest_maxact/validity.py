@@ -276,9 +276,9 @@ def _verdict(found: Saturation) -> list[str]:
     rise = found.gain / found.value if found.gain else 0.0
     added = "nothing" if not rise else f"{rise:.1%}" if rise >= 0.001 else "less than 0.1%"
     return [
-        f"{'saturated' if found.saturated else 'not saturated'}: {found.samples:,} samples give M = {number(found.value)}, half "
-        f"of them {number(found.half)} on average and a quarter {number(found.quarter)}; twice as many of the same kind are "
-        f"expected to add {added}, as the last doubling did (if their tail is no heavier than exponential)",
+        f"{'saturated' if found.saturated else 'not saturated'}: {found.samples:,} samples give M = {number(found.value)}, "
+        f"half of them {number(found.half)} on average and a quarter {number(found.quarter)}; twice as many of the same kind "
+        f"are expected to add {added}, as the last doubling did (if their tail is no heavier than exponential)",
         f"one more of the kind exceeds M with a probability of at most 1/{found.samples + 1:,}, and at {CONFIDENCE:.0%} "
         f"confidence at most {found.share_beyond:.2%} of all such samples do",
     ]

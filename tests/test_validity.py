@@ -11,12 +11,14 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_maxact.corpus import Corpus, Sample
 from pytest_maxact.errors import SettingsError
 from pytest_maxact.record import SampleFigures
+from pytest_maxact.runner import measure
 from pytest_maxact.validity import (
     LEAST,
     Bootstrap,
@@ -31,7 +33,9 @@ from pytest_maxact.validity import (
     saturation_curve,
     share_at_start,
 )
+from tests.conftest import tiny_model
 from tests.test_record import healthy, measurement
+from tests.test_runner import alone
 
 NAN = math.nan
 
@@ -168,6 +172,16 @@ def test_a_bootstrap_that_cannot_be_is_refused(arguments: tuple[int, int, int], 
         bootstrap(samples_of([1.0, 2.0, NAN, 3.0, 4.0]), *arguments)
 
 
+def test_m_of_a_subset_is_what_the_model_gives_when_it_runs_on_that_alone() -> None:
+    model = tiny_model(dtype=torch.bfloat16)
+    batches = alone([[number, *range(7, 7 + number % 5)] for number in range(40, 60)])
+    record = measure(model, batches=batches)
+    for subset in bootstrap(record.samples, 6, 3).subsets:
+        again = measure(model, batches=[batches[index] for index in subset.indices])
+        assert again.peak is not None
+        assert again.peak.value == subset.value
+
+
 # --- By category and by position.
 
 
@@ -248,8 +262,8 @@ def test_the_verdict_says_what_it_rests_on_and_what_it_cannot_see() -> None:
         "one more of the kind exceeds M with a probability of at most 1/61, and at 95% confidence at most 4.87% of all such "
         "samples do",
         "1 of 61 samples hold no finite value and are left out",
-        "25.0% of the samples peak at position 0, where a causal decoder sees the first token alone: first tokens that no sample "
-        "begins with may hold more, and nothing here can tell",
+        "25.0% of the samples peak at position 0, where a causal decoder sees the first token alone: first tokens that no "
+        "sample begins with may hold more, and nothing here can tell",
     ]
     verdict, _, untraced = describe(record.model_copy(update={"samples": samples_of(range(1, 101))}))
     assert verdict.startswith("not saturated: 100 samples give M = 100.00, half of them 99.02 on average and a quarter 97.12; ")
