@@ -14,6 +14,7 @@ from pytest_maxact.corpus_sources import HUB_PREFIX, Row, file_rows, hub_rows
 from pytest_maxact.errors import CorpusError
 from pytest_maxact.images import ImageFile, image_file
 from pytest_maxact.prompts import chat_ids, chat_template, is_processor, tokenizer_of
+from pytest_maxact.proportion import in_proportion
 from pytest_maxact.resources import data_folder
 
 SpecialTokens = Literal["none", "tokenizer", "chat"]
@@ -74,7 +75,7 @@ class Corpus:
     def first(self, count: int) -> Corpus:
         """The first `count` samples of an order that keeps the categories in proportion, at any count.
 
-        The i-th of a category's n samples stands at (i + 1/2) / n of the way; samples keep the corpus's own order.
+        `in_proportion` is that order; the chosen samples keep the corpus's own.
 
         Raises:
             CorpusError: where the corpus has fewer samples.
@@ -82,13 +83,7 @@ class Corpus:
         """
         if count > len(self.samples):
             raise CorpusError(f"corpus {self.id} has {len(self.samples)} samples, not {count}: ask for at most that many")
-        seen: Counter[str] = Counter()
-        total = self.categories
-        places = []
-        for index, sample in enumerate(self.samples):
-            places.append(((seen[sample.category] + 0.5) / total[sample.category], index))
-            seen[sample.category] += 1
-        chosen = sorted(index for _, index in sorted(places)[:count])
+        chosen = sorted(in_proportion([sample.category for sample in self.samples])[:count])
         return replace(self, samples=tuple(self.samples[index] for index in chosen))
 
 

@@ -23,7 +23,8 @@ from pytest_maxact.reducers.encoding import ENCODINGS
 from pytest_maxact.reducers.experts import ExpertTokens, chosen_experts
 from pytest_maxact.reducers.group import SiteGroup, SiteResult
 from pytest_maxact.reducers.kernels import Shape, choose
-from pytest_maxact.reducers.rows import UNTRACED
+from pytest_maxact.reducers.rows import NOWHERE, UNTRACED
+from pytest_maxact.reducers.samples import POSITION
 from pytest_maxact.sidecar import Arrays
 from pytest_maxact.taps import Tap, tapped
 from pytest_maxact.wrappers import run
@@ -155,6 +156,26 @@ class Observer:
         experts = {placement: counts.finish() for placement, counts in self._experts.items()}
         figures = [_figures(p, results[p.site], experts.get(p), texts) for p in self.anatomy.placements]
         return figures, arrays
+
+    def sample_peaks(self) -> list[tuple[float, int | None]]:
+        """Of each sample max|a| over the sites of M, and its position: that of the site run first, there the lowest.
+
+        NaN and None where no value was finite. Rows that cannot be traced to a token are left out.
+        """
+        numbers = {placement.site: number for number, placement in enumerate(self.anatomy.placements)}
+        values = np.stack([group.sample_peaks() for group in self.groups])
+        places = np.full(values.shape, NOWHERE)
+        for group, row in zip(self.groups, places, strict=True):
+            found = group.sample_places()
+            held = found != NOWHERE
+            run_as = np.array([numbers[site] for site in group.sites])
+            row[held] = (run_as[found[held] >> 32] << 32) + (found[held] & POSITION)
+        best = values.max(0)
+        first = np.where(values == best, places, NOWHERE).min(0)
+        return [
+            (math.nan, None) if value < 0 else (value, place & POSITION)
+            for value, place in zip(best.tolist(), first.tolist(), strict=True)
+        ]
 
     def modalities(self, texts: Texts) -> list[ModalityPeak]:
         """The peaks by modality, where there are images."""

@@ -304,12 +304,18 @@ class Overhead(Record):
 
 
 class SampleFigures(Record):
-    """One sample of the corpus: how many tokens of it ran, and max|a| over all sites that are part of M."""
+    """One sample of the corpus: how many tokens of it ran, and max|a| over all sites that are part of M.
+
+    `position` is that of the peak among the sample's tokens, from 0: on a tie of the site executed first, there the lowest.
+    It is None where no value was finite, and in records older than this field. Values that cannot be traced to a sample are
+    left out of both.
+    """
 
     id: str
     category: str | None
     tokens: int
     peak: Figure
+    position: int | None = None
 
 
 class Sidecar(Record):

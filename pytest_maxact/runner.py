@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import platform
 import random
 import time
@@ -170,14 +169,14 @@ def explain(checkpoint: Checkpoint, *, sites: Collection[str] = ()) -> list[str]
 
 
 def _samples(work: Work, observer: Observer) -> list[SampleFigures]:
-    peaks = np.stack([group.sample_peaks() for group in observer.groups]).max(0)
+    peaks = observer.sample_peaks()
     tokens = dict.fromkeys(range(len(work.names)), 0)
     for batch in work.batches:
         for sample, count in zip(batch.samples.tolist(), batch.mask.sum(-1).tolist(), strict=True):
             tokens[sample] += count
     return [
-        SampleFigures(id=name, category=category, tokens=tokens[index], peak=math.nan if peak < 0 else float(peak))
-        for index, (name, category, peak) in enumerate(zip(work.names, work.categories, peaks, strict=True))
+        SampleFigures(id=name, category=category, tokens=tokens[index], peak=peak, position=position)
+        for index, (name, category, (peak, position)) in enumerate(zip(work.names, work.categories, peaks, strict=True))
     ]
 
 

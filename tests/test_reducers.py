@@ -163,7 +163,7 @@ def everything(group: SiteGroup) -> str:
         )
         figures.append(vars(result) | {"histogram": histogram})
     hidden = {layer: peaks.tolist() for layer, peaks in group.hidden_peaks().items()}
-    return repr((figures, hidden, group.sample_peaks().tolist()))
+    return repr((figures, hidden, group.sample_peaks().tolist(), group.sample_places().tolist()))
 
 
 # --- The oracle: the definitions in plain Python, value by value.
@@ -310,8 +310,8 @@ def assert_result(result: SiteResult, stream: Stream, site: int) -> None:
 
 
 def assert_sample_peaks(group: SiteGroup, stream: Stream) -> None:
-    """By sample: of each `hidden` site, and of all sites that are part of M."""
-    model = [-1.0] * stream.samples
+    """By sample: of each `hidden` site, and of all sites that are part of M with the first place of it."""
+    model = [(1.0, NOWHERE)] * stream.samples  # negated, so that the least is the largest and the first
     hidden: dict[int | None, list[float]] = {}
     for index, site in enumerate(stream.sites):
         peaks = [-1.0] * stream.samples
@@ -320,8 +320,10 @@ def assert_sample_peaks(group: SiteGroup, stream: Stream) -> None:
         if site.component == "hidden":
             hidden[site.layer] = [math.nan if peak < 0 else peak for peak in peaks]
         if site.component != "router":
-            model = list(map(max, model, peaks))
-    assert group.sample_peaks().tolist() == model
+            for (sample, position), row in values_of(stream, index):
+                found = [(-abs(value), index << 32 | position) for value in row if math.isfinite(value)]
+                model[sample] = min([model[sample], *found])
+    assert list(zip((-group.sample_peaks()).tolist(), group.sample_places().tolist(), strict=True)) == model
     assert repr({layer: peaks.tolist() for layer, peaks in group.hidden_peaks().items()}) == repr(hidden)
 
 
@@ -730,6 +732,7 @@ def test_sample_peaks_do_not_depend_on_batches_or_merges(data: st.DataObject) ->
         merged = merged.merge(part) if data.draw(st.booleans(), label="in order") else part.merge(merged)
     assert torch.equal(merged.hidden, whole.hidden)
     assert torch.equal(merged.model, whole.model)
+    assert torch.equal(merged.place, whole.place)
 
 
 @every_dtype
@@ -792,10 +795,7 @@ def test_rows_in_several_calls_give_what_one_call_gives(dtype: torch.dtype, data
     [result] = several.finish()
     expected = expected_peak(stream, 0)
     assert result.peak == expected
-    for sample in range(3):
-        largest = [abs(v) for (of, _), row in values_of(stream, 0) for v in row if of == sample and math.isfinite(v)]
-        if sample < stream.samples:
-            assert several.sample_peaks()[sample] == max(largest, default=-1)
+    assert_sample_peaks(several, stream)
 
 
 @every_dtype
@@ -811,6 +811,7 @@ def test_rows_of_no_known_token_have_a_peak_without_a_place_whatever_their_order
     [result] = group.finish()
     finite = finite_values(stream, 0)
     assert group.sample_peaks().tolist() == [-1] * stream.samples
+    assert group.sample_places().tolist() == [NOWHERE] * stream.samples
     if not finite:
         assert result.peak is None
         return

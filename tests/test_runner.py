@@ -189,10 +189,12 @@ def test_every_sample_has_its_peaks_by_layer_and_over_all_of_m() -> None:
         single = measure(model, batches=[batch])
         assert single.peak is not None
         assert together.samples[number].peak == pytest.approx(single.peak.value, rel=2**-7)  # another composition
+        assert single.samples[0].position == single.peak.position
         by_layer = [site.value for site in single.sites if site.component == "hidden"]
         np.testing.assert_allclose(together.hidden_peaks[:, number], by_layer, rtol=2**-7)
     assert together.peak is not None
     assert max(sample.peak for sample in together.samples) == together.peak.value
+    assert together.samples[int(together.peak.sample or 0)].position == together.peak.position
     by_site = [site.value for site in together.sites if site.component == "hidden"]
     assert together.hidden_peaks.max(axis=1).tolist() == by_site
 
@@ -203,8 +205,21 @@ def test_a_sample_of_nothing_but_nan_has_no_peak() -> None:
         model.get_input_embeddings().weight[77] = math.nan
     record = measure(model, batches=[padded([[5, 6], [77, 77]]), {"input_ids": torch.zeros((1, 0), dtype=torch.int64)}])
     assert [math.isnan(sample.peak) for sample in record.samples] == [False, True, True]
+    assert [sample.position is None for sample in record.samples] == [False, True, True]
     assert [sample.tokens for sample in record.samples] == [2, 2, 0]
-    assert np.isnan(record.hidden_peaks).tolist() == [[False, True, True]] * 3
+
+
+def test_a_samples_position_is_that_of_the_site_run_first_and_counts_no_padding() -> None:
+    model = tiny_model(dtype=torch.bfloat16)  # so coarse that nothing the layers add shows beside the embedding
+    with torch.no_grad():
+        model.get_input_embeddings().weight[[7, 9]] = 0.0
+        model.get_input_embeddings().weight[[7, 9], 0] = torch.tensor([2.0**20, -(2.0**20)], dtype=torch.bfloat16)
+    layer = model.layers[0].forward
+    model.layers[0].forward = lambda *args, **kwargs: layer(*args, **kwargs).flip(1)  # the same values, elsewhere
+    record = measure(model, batches=[padded([[5, 7, 9], [7, 5]], side="left"), padded([[5, 5, 5, 9]])])
+    assert record.peak is not None
+    assert (str(record.peak), str(record.peak.ties[0])) == ("embedding", "hidden layer 0")
+    assert [(sample.peak, sample.position) for sample in record.samples] == [(2.0**20, 1), (2.0**20, 0), (2.0**20, 3)]
 
 
 def test_numba_and_eager_give_the_same_record_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:

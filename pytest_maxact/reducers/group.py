@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from pytest_maxact.histogram import Floats, Histogram, Moments
@@ -162,6 +163,10 @@ class SiteGroup:
     def sample_peaks(self) -> Floats:
         """Shape [n], the largest |a| of each sample over the group's sites of M; -1 where none was finite."""
         return self.samples.model.cpu().numpy()
+
+    def sample_places(self) -> npt.NDArray[np.int64]:
+        """Shape [n], where those stand: the number in `sites` * 2^32 + position, of equals the lowest; `NOWHERE` if nowhere."""
+        return self.samples.place.cpu().numpy()
 
 
 def _only(rows: Rows, modality: Modality) -> Rows:
