@@ -103,9 +103,9 @@ def diverse() -> Iterator[tuple[str, str, str]]:
         octaves = [octave for octave, count in enumerate(OCTAVES) for _ in range(count)]
         chance = Chance(f"diverse-5k/{family.name}")
         for number, octave in enumerate(chance.shuffled(octaves), start=1):
-            name = f"{family.name}-{number:03d}"
+            name = f"diverse-{family.name}-{number:03d}"
             tokens = chance.between(2**octave, min(2 ** (octave + 1) - 1, LONGEST))
-            text = _text(family, f"diverse-5k/{name}", int(tokens * family.bytes_a_token), openings, texts)
+            text = _text(family, name, int(tokens * family.bytes_a_token), openings, texts)
             openings[_opening(text)] = texts[text] = None
             yield name, family.name, text
 

@@ -1,7 +1,7 @@
 """The corpus `stress`: what no reader would write, and a model may meet all the same.
 
 Random and repeated tokens are drawn from the model's own vocabulary (see `draw`); the other samples are texts. Each family has
-short samples and one or two long ones: 65,536 characters, or tokens as many as a sample of the run may have.
+short samples and one or two long ones: 131,072 characters, or tokens as many as a sample of the run may have.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pytest_maxact.generated.languages import LATIN, SCRIPTS
 from pytest_maxact.generated.marks import EMOJI, SIGNS
 
 SAMPLES_OF_A_FAMILY = 16
-LONG_CHARACTERS = 65_536
+LONG_CHARACTERS = 131_072
 DELIMITERS = tuple(
     "\n|\n\n|,|;|:|.|...|'|\"|`|```|(|)|[|]|{|}|<|>|/|\\|-|---|_|=|===|*|**|#|###|@|$|%|^|&|&&|~|!|?|<!--|-->".split("|")
 )
@@ -51,13 +51,13 @@ def stress() -> Iterator[tuple[str, str, str | Draw]]:
     """The samples: id, category, and a text or what is to be drawn."""
     for kind, lengths in DRAWN.items():
         for number, length in enumerate(lengths, start=1):
-            name = f"{kind}-{number:02d}"
-            yield name, kind, Draw(kind, f"stress/{name}", length)
+            name = f"stress-{kind}-{number:02d}"
+            yield name, kind, Draw(kind, name, length)
     for category, piece in TEXTS.items():
         for number in range(1, SAMPLES_OF_A_FAMILY + 1):
-            name = f"{category}-{number:02d}"
+            name = f"stress-{category}-{number:02d}"
             length = LONG_CHARACTERS if number == SAMPLES_OF_A_FAMILY else 8 * 2 ** (number // 2)
-            yield name, category, _text(Chance(f"stress/{name}"), piece, length)
+            yield name, category, _text(Chance(name), piece, length)
 
 
 def _text(chance: Chance, piece: Callable[[Chance], str], length: int) -> str:
