@@ -20,8 +20,7 @@ from pytest_maxact.generated.chance import Chance
 from pytest_maxact.generated.mathematics import mathematics
 from pytest_maxact.resources import data_folder
 
-SAMPLES_OF_A_FAMILY = 250
-# How many samples of a family have from 2**k to 2**(k+1) - 1 tokens, k from 0; the longest are kept below 2,048 by LONGEST.
+# How many of a family's 250 samples have about 2**k to 2**(k+1) - 1 tokens, k from 0; LONGEST keeps all below 2,048.
 OCTAVES = (18, 24, 26, 29, 29, 29, 29, 26, 20, 13, 7)
 LONGEST = 1_900
 OPENING = re.compile(r"\s*(?:[A-Za-z]+|\d|[^A-Za-z\d]{1,2})")

@@ -1,4 +1,4 @@
-"""The corpus `stress`: what no reader would write, and a model may meet all the same.
+"""The corpus `stress`: what nobody would write to be read, and a model may meet all the same.
 
 Random and repeated tokens are drawn from the model's own vocabulary (see `draw`); the other samples are texts. Each family has
 short samples and one or two long ones: 131,072 characters, or tokens as many as a sample of the run may have.
@@ -16,25 +16,9 @@ from pytest_maxact.generated.marks import EMOJI, SIGNS
 SAMPLES_OF_A_FAMILY = 16
 LONG_CHARACTERS = 131_072
 DELIMITERS = tuple(
-    "\n|\n\n|,|;|:|.|...|'|\"|`|```|(|)|[|]|{|}|<|>|/|\\|-|---|_|=|===|*|**|#|###|@|$|%|^|&|&&|~|!|?|<!--|-->".split("|")
+    "\n \n\n , ; : . ... ' \" ` ``` ( ) [ ] { } < > / \\ - --- _ = === * ** # ### @ $ % ^ & && | || ~ ! ? <!-- -->".split(" ")
 )
-SPACES = (
-    " ",
-    "  ",
-    "        ",
-    "\t",
-    "\t\t",
-    "\n",
-    "\n\n",
-    "\r\n",
-    "\u00a0",
-    "\u2003",
-    "\u3000",
-    "\u200b",
-    "\u2028",
-    "\n    ",
-    " \n",
-)
+SPACES = tuple(" |  |        |\t|\t\t|\n|\n\n|\r\n|\u00a0|\u2003|\u3000|\u200b|\u2028|\n    | \n".split("|"))
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 PARTS = tuple(
     "anti pseudo hyper micro electro photo thermo neuro cardio gastro poly mono counter inter trans super ultra "
