@@ -141,6 +141,7 @@ def from_corpus(
     """
     text_config = config.get_text_config(decoder=True)
     check_vocabulary(corpus, int(text_config.vocab_size))
+    corpus = corpus.for_vocabulary(int(text_config.vocab_size))
     max_length = length_limit(text_config, max_length)
     sequences = tokenize(corpus, tokenizer, special_tokens, max_length)
     batches = [_padded(batch) for batch in deal(sequences, batch_tokens)]

@@ -6,12 +6,15 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from pytest_maxact.corpus_sources import HUB_PREFIX, Row, file_rows, hub_rows
 from pytest_maxact.errors import CorpusError
+from pytest_maxact.generated import DIGESTS, make
+from pytest_maxact.generated.draw import Draw
 from pytest_maxact.images import ImageFile, image_file
 from pytest_maxact.prompts import chat_ids, chat_template, is_processor, tokenizer_of
 from pytest_maxact.proportion import in_proportion
@@ -25,13 +28,14 @@ PLACEHOLDER = "<image>"
 
 @dataclass(frozen=True)
 class Sample:
-    """One text, which may have images, or one ready sequence of token ids; exactly one of the two is set."""
+    """One text, which may have images, one ready sequence of token ids, or one to be drawn; exactly one of them is set."""
 
     id: str
     category: str
     text: str | None = None
     input_ids: tuple[int, ...] | None = None
     images: tuple[ImageFile, ...] = ()
+    draw: Draw | None = None
 
     @property
     def parts(self) -> list[str | ImageFile]:
@@ -53,12 +57,17 @@ class Corpus:
 
     @property
     def digest(self) -> str:
-        """sha256 over the samples as they are: ids, categories, texts and token ids, and the bytes of images."""
+        """sha256 over the samples as they are: ids, categories, texts and token ids, and the bytes of images.
+
+        Of token ids to be drawn it is over what they follow from, the vocabulary's size where it is known among that.
+        """
         digest = hashlib.sha256()
         for sample in self.samples:
             line: list[object] = [sample.id, sample.category, sample.text, sample.input_ids]
             if sample.images:
                 line.append([image.digest for image in sample.images])
+            if sample.draw is not None:
+                line.append(astuple(sample.draw))
             digest.update(json.dumps(line, ensure_ascii=False).encode() + b"\n")
         return digest.hexdigest()
 
@@ -71,6 +80,14 @@ class Corpus:
     def categories(self) -> dict[str, int]:
         """How many samples each category has."""
         return dict(Counter(sample.category for sample in self.samples))
+
+    def for_vocabulary(self, size: int) -> Corpus:
+        """The same samples; those that are drawn, from a vocabulary of `size` token ids."""
+        fitted = (
+            sample if sample.draw is None else replace(sample, draw=replace(sample.draw, vocabulary=size))
+            for sample in self.samples
+        )
+        return replace(self, samples=tuple(fitted))
 
     def first(self, count: int) -> Corpus:
         """The first `count` samples of an order that keeps the categories in proportion, at any count.
@@ -96,12 +113,14 @@ class TokenSequence:
 
 
 def bundled() -> list[str]:
-    """Names of the corpora that ship with the package."""
-    return sorted([path.stem for path in data_folder("corpora").glob("*.jsonl")] + ["smoke"])
+    """Names of the corpora that ship with the package, or are made by it."""
+    return sorted([path.stem for path in data_folder("corpora").glob("*.jsonl")] + ["smoke", *DIGESTS])
 
 
 def load_corpus(name: str) -> Corpus:
-    """Load a bundled corpus (`core`; `smoke`, 16 samples of it), a file, a data set of the Hub, or several joined by `+`.
+    """Load a bundled corpus, a file, a data set of the Hub, or several joined by `+`.
+
+    Bundled are `core`; `smoke`, 16 samples of it; `images`; `diverse-5k` and `stress`, which are made at first use.
 
     Args:
         name: a bundled name, a JSON Lines, `.txt` or `.parquet` file, or `hf:org/name` (see `corpus_sources`). A row holds
@@ -124,6 +143,8 @@ def load_corpus(name: str) -> Corpus:
 def _load_one(name: str) -> Corpus:
     if name == "smoke":
         return replace(_load_one("core").first(SMOKE_SAMPLES), id="smoke")
+    if name in DIGESTS:
+        return _generated(name)
     if name.startswith(HUB_PREFIX):
         return _corpus(name, hub_rows(name), f"corpus {name}")
     path = data_folder("corpora") / f"{name}.jsonl" if name in bundled() else Path(name).expanduser()
@@ -134,6 +155,23 @@ def _load_one(name: str) -> Corpus:
         f"corpus {name} {what} (looked at {path.absolute()}): name a JSON Lines, .txt or .parquet file, hf:org/name for a data "
         f"set of the Hub, or one of {', '.join(bundled())}"
     )
+
+
+@cache
+def _generated(name: str) -> Corpus:
+    corpus = Corpus(
+        name,
+        tuple(
+            Sample(id_, category, draw=content) if isinstance(content, Draw) else Sample(id_, category, text=content)
+            for id_, category, content in make(name)
+        ),
+    )
+    if corpus.digest != DIGESTS[name]:
+        raise CorpusError(
+            f"corpus {name} was made with digest {corpus.digest[:12]}, not {DIGESTS[name][:12]}: reinstall pytest-maxact, or "
+            "name a corpus that is stored, such as core"
+        )
+    return corpus
 
 
 def _corpus(name: str, rows: Iterable[Row], source: str) -> Corpus:
@@ -215,7 +253,7 @@ def check_tokenizer(corpus: Corpus, tokenizer: Any, special_tokens: SpecialToken
 
 
 def tokenize(corpus: Corpus, tokenizer: Any, special_tokens: SpecialTokens, max_length: int) -> list[TokenSequence]:
-    """Token ids of every sample without images, cut to `max_length`; ready `input_ids` are taken as they are.
+    """Token ids of every sample without images, cut to `max_length`; ready and drawn ones are taken as they are.
 
     Args:
         corpus: the samples.
@@ -225,7 +263,8 @@ def tokenize(corpus: Corpus, tokenizer: Any, special_tokens: SpecialTokens, max_
         max_length: how many tokens of a sample are kept, from its beginning.
 
     Raises:
-        CorpusError: where a tokenizer or chat template is missing (see `check_tokenizer`), or a text has no tokens.
+        CorpusError: where a tokenizer or chat template is missing (see `check_tokenizer`), a text has no tokens, or the
+            vocabulary of a sample to be drawn is not known.
 
     """
     check_tokenizer(corpus, tokenizer, special_tokens)
@@ -237,6 +276,13 @@ def tokenize(corpus: Corpus, tokenizer: Any, special_tokens: SpecialTokens, max_
             continue
         if sample.input_ids is not None:
             ids = sample.input_ids
+        elif sample.draw is not None:
+            if sample.draw.vocabulary is None:
+                raise CorpusError(
+                    f"sample {sample.id} of corpus {corpus.id} is drawn from a vocabulary: say how large it is, with "
+                    "corpus.for_vocabulary(size)"
+                )
+            ids = sample.draw.ids(max_length)
         elif special_tokens == "chat":
             ids = chat_ids(tokenizer, sample.text or "")
         else:

@@ -71,7 +71,7 @@ def test_smoke_is_the_first_16_of_core_with_every_category() -> None:
 
 
 def test_bundled_names_are_those_that_load() -> None:
-    assert bundled() == ["core", "images", "smoke"]
+    assert bundled() == ["core", "diverse-5k", "images", "smoke", "stress"]
     assert all(load_corpus(name).samples for name in ("core", "smoke"))  # images need a library, and have tests of their own
 
 

@@ -141,6 +141,18 @@ def test_the_core_corpus_keeps_its_promise(smollm2: WholeRun) -> None:
     assert len({sequence.ids[0] for sequence in sequences}) == 96
 
 
+def test_diverse_5k_keeps_its_promise(real: WholeRun) -> None:
+    """Of 1 to 2,048 tokens, fewer than a million in all, and more than 3,000 different first ones."""
+    sequences = tokenize(load_corpus("diverse-5k"), real.checkpoint.tokenizer, "none", 4096)
+    lengths = [len(sequence.ids) for sequence in sequences]
+    assert len(lengths) == 5_000
+    assert min(lengths) == 1
+    assert 1_600 < max(lengths) <= 2_048
+    assert 500_000 < sum(lengths) <= 1_000_000
+    assert all(sum(2**octave <= length < 2 ** (octave + 1) for length in lengths) > 60 for octave in range(11))
+    assert len({sequence.ids[0] for sequence in sequences}) > 3_000
+
+
 @contextmanager
 def hand_written_hooks(model: Any, seen: dict[tuple[str, int | None], list[torch.Tensor]]) -> Iterator[None]:
     """Keep every site's output; the paths are spelled out, so that nothing of ours decides where they are."""
