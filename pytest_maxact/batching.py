@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from pytest_maxact.corpus import Corpus, Sample, SpecialTokens, TokenSequence, check_vocabulary, deal, tokenize
+from pytest_maxact.corpus import Corpus, Sample, TokenSequence, check_vocabulary, deal, tokenize
 from pytest_maxact.errors import CorpusError, MeasurementError
 from pytest_maxact.processors import ImageTextEncoder
-from pytest_maxact.prompts import tokenizer_of
+from pytest_maxact.prompts import SpecialTokens, tokenizer_of
 from pytest_maxact.record import CorpusFacts, Location, Modality
 from pytest_maxact.reducers.peak import PeakAt
 from pytest_maxact.reducers.rows import NOWHERE
+from pytest_maxact.vocabulary import Vocabulary
 
 DEFAULT_MAX_LENGTH = 4096
 CONTEXT_CHARACTERS = 24
@@ -70,6 +71,8 @@ class Batch:
 class Work:
     """The batches of a run, within a token budget or ready ones; `names` and `categories` are the samples', by index.
 
+    `corpora` are those that the samples come from, where several were joined; `notes` say in words what is special.
+
     Tokens, of facts and samples alike, are all that go into the text decoder: those that stand for images count, too.
     """
 
@@ -78,6 +81,8 @@ class Work:
     categories: Sequence[str | None]
     batch_tokens: int | None
     facts: CorpusFacts
+    corpora: Sequence[str | None] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def tokens_by_modality(self) -> dict[Modality, int]:
@@ -141,8 +146,10 @@ def from_corpus(
     """
     text_config = config.get_text_config(decoder=True)
     check_vocabulary(corpus, int(text_config.vocab_size))
-    corpus = corpus.for_vocabulary(int(text_config.vocab_size))
-    max_length = length_limit(text_config, max_length)
+    max_length, notes = length_limit(text_config, max_length), tuple[str, ...]()
+    if corpus.drawn:
+        vocabulary = Vocabulary.of(tokenizer, int(text_config.vocab_size), special_tokens)
+        corpus, notes = corpus.drawn_from(vocabulary, max_length), vocabulary.notes
     sequences = tokenize(corpus, tokenizer, special_tokens, max_length)
     batches = [_padded(batch) for batch in deal(sequences, batch_tokens)]
     if corpus.pictured:
@@ -161,7 +168,8 @@ def from_corpus(
         special_tokens=special_tokens,
     )
     names, categories = [sample.id for sample in corpus.samples], [sample.category for sample in corpus.samples]
-    return Work(batches, names, categories, batch_tokens, facts)
+    corpora = [sample.corpus for sample in corpus.samples]
+    return Work(batches, names, categories, batch_tokens, facts, corpora, notes)
 
 
 def from_batches(given: Iterable[Mapping[str, torch.Tensor]], vocabulary: int) -> Work:
@@ -233,6 +241,11 @@ class Texts:
         self.names = work.names
         self.tokenizer = tokenizer_of(tokenizer)
         self.rows = {sample: (batch, row) for batch in work.batches for row, sample in enumerate(batch.samples.tolist())}
+
+    def token(self, sample: int, position: int) -> str | None:
+        """The text of one token, None without a tokenizer."""
+        batch, row = self.rows[sample]
+        return None if self.tokenizer is None else self.tokenizer.decode([int(batch.ids[row][batch.mask[row]][position])])
 
     def location(self, peak: PeakAt) -> Location:
         """The record of a peak's place."""

@@ -15,8 +15,9 @@ from torch import nn
 
 from pytest_maxact.anatomy import find_sites
 from pytest_maxact.batching import Texts
-from pytest_maxact.corpus import Corpus, SpecialTokens
+from pytest_maxact.corpus import Corpus
 from pytest_maxact.observer import Observer
+from pytest_maxact.prompts import SpecialTokens
 from pytest_maxact.record import Overhead
 from pytest_maxact.runner import deal_out, device_of, observing
 from pytest_maxact.wrappers import run, unwrapped

@@ -9,26 +9,29 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pytest_maxact.corpus_sources import HUB_PREFIX, Row, file_rows, hub_rows
 from pytest_maxact.errors import CorpusError
 from pytest_maxact.generated import DIGESTS, make
 from pytest_maxact.generated.draw import Draw
 from pytest_maxact.images import ImageFile, image_file
-from pytest_maxact.prompts import chat_ids, chat_template, is_processor, tokenizer_of
+from pytest_maxact.prompts import SpecialTokens, chat_ids, chat_template, is_processor, tokenizer_of
 from pytest_maxact.proportion import in_proportion
 from pytest_maxact.resources import data_folder
-
-SpecialTokens = Literal["none", "tokenizer", "chat"]
+from pytest_maxact.vocabulary import Vocabulary
 
 SMOKE_SAMPLES = 16
+VOCABULARY = "vocabulary"
 PLACEHOLDER = "<image>"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One text, which may have images, one ready sequence of token ids, or one to be drawn; exactly one of them is set."""
+    """One text, which may have images, one ready sequence of token ids, or what is to be drawn; exactly one of them is set.
+
+    `corpus` names the one that it comes from where several are joined.
+    """
 
     id: str
     category: str
@@ -36,6 +39,7 @@ class Sample:
     input_ids: tuple[int, ...] | None = None
     images: tuple[ImageFile, ...] = ()
     draw: Draw | None = None
+    corpus: str | None = None
 
     @property
     def parts(self) -> list[str | ImageFile]:
@@ -59,7 +63,7 @@ class Corpus:
     def digest(self) -> str:
         """sha256 over the samples as they are: ids, categories, texts and token ids, and the bytes of images.
 
-        Of token ids to be drawn it is over what they follow from, the vocabulary's size where it is known among that.
+        Of what is still to be drawn it is over what that follows from.
         """
         digest = hashlib.sha256()
         for sample in self.samples:
@@ -81,27 +85,49 @@ class Corpus:
         """How many samples each category has."""
         return dict(Counter(sample.category for sample in self.samples))
 
-    def for_vocabulary(self, size: int) -> Corpus:
-        """The same samples; those that are drawn, from a vocabulary of `size` token ids."""
-        fitted = (
-            sample if sample.draw is None else replace(sample, draw=replace(sample.draw, vocabulary=size))
-            for sample in self.samples
-        )
-        return replace(self, samples=tuple(fitted))
+    @property
+    def drawn(self) -> bool:
+        """Whether some of it is to be drawn from the model's vocabulary."""
+        return any(sample.draw is not None for sample in self.samples)
+
+    def drawn_from(self, vocabulary: Vocabulary, max_length: int) -> Corpus:
+        """The same samples with token ids in place of what is to be drawn, at most `max_length` of them.
+
+        Raises:
+            CorpusError: where there is no room for what stands before a token.
+
+        """
+        if len(vocabulary.prefix) >= max_length and any(s.draw is not None and s.draw.kind == "each" for s in self.samples):
+            raise CorpusError(
+                f"corpus {self.id} runs each token after the {len(vocabulary.prefix)} that the special-token policy puts first "
+                f"and samples are cut at {max_length} tokens: raise --maxact-max-length, or use --maxact-special-tokens=none"
+            )
+        samples: list[Sample] = []
+        for sample in self.samples:
+            if sample.draw is None:
+                samples.append(sample)
+                continue
+            for name, ids in sample.draw.samples(vocabulary, max_length):
+                samples.append(Sample(name, sample.category, input_ids=ids, corpus=sample.corpus))
+        return replace(self, samples=tuple(samples))
 
     def first(self, count: int) -> Corpus:
         """The first `count` samples of an order that keeps the categories in proportion, at any count.
 
-        `in_proportion` is that order; the chosen samples keep the corpus's own.
+        `in_proportion` is that order; the chosen samples keep the corpus's own. The vocabulary stays whole, and does not count.
 
         Raises:
             CorpusError: where the corpus has fewer samples.
 
         """
-        if count > len(self.samples):
-            raise CorpusError(f"corpus {self.id} has {len(self.samples)} samples, not {count}: ask for at most that many")
-        chosen = sorted(in_proportion([sample.category for sample in self.samples])[:count])
-        return replace(self, samples=tuple(self.samples[index] for index in chosen))
+        single = [index for index, sample in enumerate(self.samples) if sample.draw is None or sample.draw.kind != "each"]
+        if self.samples and not single:
+            raise CorpusError(f"corpus {self.id} is every token there is and cannot be cut: leave out --maxact-samples")
+        if count > len(single):
+            raise CorpusError(f"corpus {self.id} has {len(single)} samples, not {count}: ask for at most that many")
+        order = in_proportion([self.samples[index].category for index in single])
+        left = set(single) - {single[place] for place in order[:count]}
+        return replace(self, samples=tuple(sample for index, sample in enumerate(self.samples) if index not in left))
 
 
 @dataclass(frozen=True)
@@ -114,13 +140,14 @@ class TokenSequence:
 
 def bundled() -> list[str]:
     """Names of the corpora that ship with the package, or are made by it."""
-    return sorted([path.stem for path in data_folder("corpora").glob("*.jsonl")] + ["smoke", *DIGESTS])
+    return sorted([path.stem for path in data_folder("corpora").glob("*.jsonl")] + ["smoke", VOCABULARY, *DIGESTS])
 
 
 def load_corpus(name: str) -> Corpus:
     """Load a bundled corpus, a file, a data set of the Hub, or several joined by `+`.
 
-    Bundled are `core`; `smoke`, 16 samples of it; `images`; `diverse-5k` and `stress`, which are made at first use.
+    Bundled are `core`; `smoke`, 16 samples of it; `images`; `diverse-5k` and `stress`, which are made at first use; and
+    `vocabulary`, every token of the model alone, which is exhaustive for the first position of a causal decoder.
 
     Args:
         name: a bundled name, a JSON Lines, `.txt` or `.parquet` file, or `hf:org/name` (see `corpus_sources`). A row holds
@@ -133,11 +160,17 @@ def load_corpus(name: str) -> Corpus:
 
     """
     parts = [_load_one(part) for part in name.split("+")]
-    samples = tuple(sample for part in parts for sample in part.samples)
-    duplicate = next((id_ for id_, times in Counter(sample.id for sample in samples).items() if times > 1), None)
+    if len(parts) == 1:
+        return _without_duplicates(parts[0])
+    samples = tuple(replace(sample, corpus=part.id) for part in parts for sample in part.samples)
+    return _without_duplicates(Corpus("+".join(part.id for part in parts), samples))
+
+
+def _without_duplicates(corpus: Corpus) -> Corpus:
+    duplicate = next((id_ for id_, times in Counter(sample.id for sample in corpus.samples).items() if times > 1), None)
     if duplicate is not None:
-        raise CorpusError(f"corpus {name} has the id {duplicate!r} more than once: give every sample its own")
-    return Corpus(id="+".join(part.id for part in parts), samples=samples)
+        raise CorpusError(f"corpus {corpus.id} has the id {duplicate!r} more than once: give every sample its own")
+    return corpus
 
 
 def _load_one(name: str) -> Corpus:
@@ -145,6 +178,8 @@ def _load_one(name: str) -> Corpus:
         return replace(_load_one("core").first(SMOKE_SAMPLES), id="smoke")
     if name in DIGESTS:
         return _generated(name)
+    if name == VOCABULARY:
+        return Corpus(name, (Sample(name, name, draw=Draw("each", name)),))
     if name.startswith(HUB_PREFIX):
         return _corpus(name, hub_rows(name), f"corpus {name}")
     path = data_folder("corpora") / f"{name}.jsonl" if name in bundled() else Path(name).expanduser()
@@ -253,7 +288,7 @@ def check_tokenizer(corpus: Corpus, tokenizer: Any, special_tokens: SpecialToken
 
 
 def tokenize(corpus: Corpus, tokenizer: Any, special_tokens: SpecialTokens, max_length: int) -> list[TokenSequence]:
-    """Token ids of every sample without images, cut to `max_length`; ready and drawn ones are taken as they are.
+    """Token ids of every sample without images, cut to `max_length`; ready `input_ids` are taken as they are.
 
     Args:
         corpus: the samples.
@@ -263,8 +298,7 @@ def tokenize(corpus: Corpus, tokenizer: Any, special_tokens: SpecialTokens, max_
         max_length: how many tokens of a sample are kept, from its beginning.
 
     Raises:
-        CorpusError: where a tokenizer or chat template is missing (see `check_tokenizer`), a text has no tokens, or the
-            vocabulary of a sample to be drawn is not known.
+        CorpusError: where a tokenizer or chat template is missing (see `check_tokenizer`), or a text has no tokens.
 
     """
     check_tokenizer(corpus, tokenizer, special_tokens)
@@ -276,13 +310,6 @@ def tokenize(corpus: Corpus, tokenizer: Any, special_tokens: SpecialTokens, max_
             continue
         if sample.input_ids is not None:
             ids = sample.input_ids
-        elif sample.draw is not None:
-            if sample.draw.vocabulary is None:
-                raise CorpusError(
-                    f"sample {sample.id} of corpus {corpus.id} is drawn from a vocabulary: say how large it is, with "
-                    "corpus.for_vocabulary(size)"
-                )
-            ids = sample.draw.ids(max_length)
         elif special_tokens == "chat":
             ids = chat_ids(tokenizer, sample.text or "")
         else:

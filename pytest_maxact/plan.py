@@ -31,9 +31,10 @@ from pytest_maxact.checkpoint import (
     small_files_digest,
 )
 from pytest_maxact.checks import Tolerance
-from pytest_maxact.corpus import Corpus, SpecialTokens, check_tokenizer, check_vocabulary, load_corpus
+from pytest_maxact.corpus import Corpus, check_tokenizer, check_vocabulary, load_corpus
 from pytest_maxact.errors import BaselineError, CheckpointError, CorpusError, SettingsError
 from pytest_maxact.processors import ImageTextEncoder
+from pytest_maxact.prompts import SpecialTokens
 from pytest_maxact.published import models
 from pytest_maxact.record import MEASUREMENT_SCHEMA, Baseline, Measurement, sidecar_of
 from pytest_maxact.resources import data_folder

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from pytest_maxact.corpus import Sample, SpecialTokens
+from pytest_maxact.corpus import Sample
 from pytest_maxact.errors import CorpusError, first_line
 from pytest_maxact.images import ImageFile
-from pytest_maxact.prompts import chat_prompt, image_placeholder
+from pytest_maxact.prompts import SpecialTokens, chat_prompt, image_placeholder
 
 NOT_EXTRA = ("input_ids", "attention_mask", "labels")
 

@@ -6,9 +6,11 @@ Whatever is called a tokenizer here may be a processor, which holds one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pytest_maxact.images import ImageFile
+
+SpecialTokens = Literal["none", "tokenizer", "chat"]
 
 MARK = "maxact-text"
 

@@ -189,6 +189,21 @@ class Peak(Location, Site):
     ties: list[Site]
 
 
+class PartPeak(Record):
+    """max|a| over the samples of one of the corpora that were joined, over all sites that are part of M, and its first place.
+
+    Values that cannot be traced to a sample are left out, as in `SampleFigures`.
+    """
+
+    corpus: str
+    samples: int
+    tokens: int
+    value: Figure
+    sample: str | None
+    position: int | None
+    token: str | None
+
+
 class ModalityPeak(Site):
     """max|a| over the tokens of one modality and all sites that are part of M, with the first place of it; `tokens` ran."""
 
@@ -332,7 +347,8 @@ class Measurement(Record):
     """Everything one pass over the corpus found: what `measure` gives, and `save` and `load` keep as JSON.
 
     `sites` stand in the order in which the model ran them, `samples` in that of the corpus. `peak`, `dominance`, `sun` and
-    `trajectory` are None where no value was finite; `modalities` is empty without images. `notes` say in words what could not
+    `trajectory` are None where no value was finite; `modalities` is empty without images, `parts` where one corpus
+    ran alone. `notes` say in words what could not
     be observed. `histogram` and `hidden_peaks`, float32 [layers, samples], come from arrays that are kept in a sidecar file
     when the record is saved. M and its analysis are those of arXiv 2605.15572, the Sun figures those of arXiv 2402.17762.
 
@@ -350,6 +366,7 @@ class Measurement(Record):
     sun: SunOutcome | None
     trajectory: Trajectory | None
     modalities: list[ModalityPeak] = []
+    parts: list[PartPeak] = []
     sites: list[SiteFigures]
     samples: list[SampleFigures]
     notes: list[str]
@@ -480,6 +497,13 @@ class BaselinePeak(Site):
     plateau: list[int] | None = None
 
 
+class BaselinePart(Record):
+    """The baseline's M over one of the corpora that were joined."""
+
+    corpus: str
+    value: Annotated[Figure, Field(ge=0, allow_inf_nan=False)]
+
+
 class BaselineSite(Site):
     """The signed extremes of one site, and dB of SQNR by number format (see `formats.FORMATS`).
 
@@ -562,14 +586,15 @@ class Baseline(Record):
     corpus: BaselineCorpus
     provenance: Provenance | None = None
     peak: BaselinePeak
+    parts: list[BaselinePart] = []
     dominance: Dominance | None = None
     sun: SunOutcome | None = None
     tolerances: list[ToleranceOverride] = []
     sites: list[BaselineSite]
 
     @model_serializer(mode="wrap")
-    def _without_our_own(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in handler(self).items() if name != "provenance" or value is not None}
+    def _as_known(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if value or name not in ("provenance", "parts")}
 
     @model_validator(mode="after")
     def _can_be_compared_with(self) -> Baseline:
@@ -603,6 +628,7 @@ class Baseline(Record):
             model=BaselineModel(**{name: getattr(measurement.model, name) for name in BaselineModel.model_fields}),
             corpus=BaselineCorpus(**{name: getattr(measurement.corpus, name) for name in BaselineCorpus.model_fields}),
             peak=BaselinePeak(**{name: getattr(peak, name) for name in BaselinePeak.model_fields}),
+            parts=[BaselinePart(corpus=part.corpus, value=part.value) for part in measurement.parts],
             dominance=measurement.dominance,
             sun=measurement.sun,
             tolerances=list(tolerances),

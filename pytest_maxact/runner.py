@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any
@@ -20,14 +21,16 @@ from pytest_maxact import outcome
 from pytest_maxact.anatomy import Anatomy, find_sites, text_config
 from pytest_maxact.batching import Batch, Texts, Work, from_batches, from_corpus
 from pytest_maxact.checkpoint import Checkpoint
-from pytest_maxact.corpus import Corpus, SpecialTokens, load_corpus
+from pytest_maxact.corpus import Corpus, load_corpus
 from pytest_maxact.errors import MeasurementError, SettingsError
 from pytest_maxact.observer import Observer
+from pytest_maxact.prompts import SpecialTokens
 from pytest_maxact.quantized import method, unpack
 from pytest_maxact.record import (
     Environment,
     Measurement,
     Model,
+    PartPeak,
     SampleFigures,
     Timing,
 )
@@ -114,6 +117,7 @@ def measure(
         seconds = _run(observer, work.batches, device, progress)
     texts = Texts(work, tokenizer)
     figures, arrays = observer.finish(texts)
+    samples_of = _samples(work, observer)
     record = Measurement(
         model=_describe(anatomy, model, checkpoint),
         corpus=work.facts,
@@ -133,8 +137,10 @@ def measure(
         trajectory=outcome.trajectory(figures),
         modalities=observer.modalities(texts),
         sites=figures,
-        samples=_samples(work, observer),
+        samples=samples_of,
+        parts=_parts(work, samples_of, texts),
         notes=[
+            *work.notes,
             *anatomy.notes,
             *outcome.unused_experts(figures),
             *(checkpoint.notes if checkpoint else ()),
@@ -178,6 +184,31 @@ def _samples(work: Work, observer: Observer) -> list[SampleFigures]:
         SampleFigures(id=name, category=category, tokens=tokens[index], peak=peak, position=position)
         for index, (name, category, (peak, position)) in enumerate(zip(work.names, work.categories, peaks, strict=True))
     ]
+
+
+def _parts(work: Work, samples: Sequence[SampleFigures], texts: Texts) -> list[PartPeak]:
+    """M of each corpus that was joined; nothing where one ran alone."""
+    parts = []
+    for corpus in dict.fromkeys(name for name in work.corpora if name is not None):
+        own = [index for index, name in enumerate(work.corpora) if name == corpus]
+        tokens = sum(samples[index].tokens for index in own)
+        held = [index for index in own if not math.isnan(samples[index].peak)]
+        if held:
+            first = max(held, key=lambda index: samples[index].peak)
+            peak = samples[first]
+            token = None if peak.position is None else texts.token(first, peak.position)
+            parts.append(
+                PartPeak(
+                    corpus=corpus,
+                    samples=len(own),
+                    tokens=tokens,
+                    value=peak.peak,
+                    sample=peak.id,
+                    position=peak.position,
+                    token=token,
+                )
+            )
+    return parts
 
 
 def _run(observer: Observer, batches: list[Batch], device: torch.device, progress: Progress | None) -> float:

@@ -22,7 +22,6 @@ from pytest_maxact.corpus import (
     SMOKE_SAMPLES,
     Corpus,
     Sample,
-    SpecialTokens,
     TokenSequence,
     bundled,
     check_vocabulary,
@@ -31,6 +30,7 @@ from pytest_maxact.corpus import (
     tokenize,
 )
 from pytest_maxact.errors import CorpusError
+from pytest_maxact.prompts import SpecialTokens
 
 TINY = Corpus("tiny", (Sample("a", "prose", text="Grüße"), Sample("b", "code", input_ids=(5, 6))))
 
@@ -71,7 +71,7 @@ def test_smoke_is_the_first_16_of_core_with_every_category() -> None:
 
 
 def test_bundled_names_are_those_that_load() -> None:
-    assert bundled() == ["core", "diverse-5k", "images", "smoke", "stress"]
+    assert bundled() == ["core", "diverse-5k", "images", "smoke", "stress", "vocabulary"]
     assert all(load_corpus(name).samples for name in ("core", "smoke"))  # images need a library, and have tests of their own
 
 
@@ -249,7 +249,7 @@ def test_a_parquet_file_gives_its_rows_with_defaults_for_what_they_leave_out(tmp
     assert load_corpus(numbered).samples == (Sample("numbered-1", "uncategorized", input_ids=(3, 0, 3)),)
     encoded = pa.array(["c"]).dictionary_encode()
     only = parquet(tmp_path / "only.parquet", id=["x"], category=encoded, prompt=pa.array(["one"], pa.large_string()))
-    assert load_corpus(f"{only}+{numbered}").samples[0] == Sample("x", "c", text="one")
+    assert load_corpus(f"{only}+{numbered}").samples[0] == Sample("x", "c", text="one", corpus="only")
 
 
 @pytest.mark.parametrize(

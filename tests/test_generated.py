@@ -16,7 +16,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from pytest_maxact import corpus
-from pytest_maxact.corpus import Corpus, Sample, load_corpus, tokenize
+from pytest_maxact.corpus import Corpus, Sample, load_corpus
 from pytest_maxact.errors import CorpusError
 from pytest_maxact.generated import DIGESTS, make
 from pytest_maxact.generated.chance import Chance
@@ -25,12 +25,13 @@ from pytest_maxact.generated.english import article, past, plural
 from pytest_maxact.generated.languages import LATIN, SCRIPTS
 from pytest_maxact.runner import measure
 from pytest_maxact.settings import located
+from pytest_maxact.vocabulary import Vocabulary
 from tests.conftest import tiny_model
 
 # Every baseline over these corpora holds one of them: what changes here is another corpus, and needs another name.
 PINNED = {
     "diverse-5k": "12428ea8c5d7f82a3ad8c2949bc2aa19186fd31954a1a1350c2ab3950a28cb9b",
-    "stress": "899caaf43392369db6a8934347139b0c41e539f05c14869f2997096187ebbfff",
+    "stress": "6e5efea72aad0faeefd80178491ec9688644afc18bd68a1a9d45801a68c81349",
 }
 
 
@@ -232,52 +233,38 @@ def test_stress_has_texts_and_draws_of_seven_families(stress: Corpus) -> None:
 
 
 def test_draws_are_of_the_vocabulary_and_as_long_as_they_say(stress: Corpus) -> None:
-    drawn = [sample.draw for sample in stress.for_vocabulary(50).samples if sample.draw is not None]
+    known = Vocabulary(tuple(range(0, 100, 2)))
+    drawn = [sample.draw for sample in stress.samples if sample.draw is not None]
     for draw in drawn:
-        ids = draw.ids(300)
-        assert len(ids) == min(draw.length or 300, 300)
-        assert ids[:10] == draw.ids(10)
-        assert all(0 <= token < 50 for token in ids)
+        ((name, ids),) = draw.samples(known, 300)
+        assert (name, len(ids)) == (draw.name, min(draw.length or 300, 300))
+        assert [(name, ids[:10])] == list(draw.samples(known, 10))
+        assert set(ids) <= set(known.ids)
         assert len({*ids}) == 1 if draw.kind == "repeated" else len({*ids}) > len(ids) // 8
-    assert len({draw.ids(1) for draw in drawn}) > 10  # neither begins as the others do
-    many = Counter(Draw("uniform", "even", vocabulary=10).ids(10_000))
-    assert all(900 < many[token] < 1_100 for token in range(10))
+    firsts = {ids for draw in drawn for _, ids in draw.samples(known, 1)}
+    assert len(firsts) > 10  # neither begins as the others do
+    ((_, many),) = Draw("uniform", "even").samples(Vocabulary(tuple(range(10))), 10_000)
+    assert all(900 < many.count(token) < 1_100 for token in range(10))
 
 
-def test_a_draw_without_a_vocabulary_cannot_be_tokenized(stress: Corpus) -> None:
-    alone = Corpus("c", (Sample("a", "x", draw=Draw("uniform", "n", 3)),))
-    with pytest.raises(
-        CorpusError, match=r"^sample a of corpus c is drawn from a vocabulary: .*corpus.for_vocabulary\(size\)$"
-    ):
-        tokenize(alone, None, "none", 9)
-    (sequence,) = tokenize(alone.for_vocabulary(7), None, "none", 2)
-    assert sequence.ids == Draw("uniform", "n", 3, 7).ids(9)[:2]
-
-
-def test_the_digest_of_a_draw_is_over_all_that_it_follows_from() -> None:
+def test_the_digest_is_over_all_that_a_draw_follows_from() -> None:
     def digest(*draw: Any) -> str:
         return Corpus("c", (Sample("a", "x", draw=Draw(*draw)),)).digest
 
-    one = ("uniform", "n", 3, 7)
+    one = ("uniform", "n", 3)
     assert digest(*one) == digest(*one)
-    others = [
-        ("repeated", "n", 3, 7),
-        ("uniform", "m", 3, 7),
-        ("uniform", "n", None, 7),
-        ("uniform", "n", 3, 8),
-        ("uniform", "n", 3),
-    ]
+    others = [("repeated", "n", 3), ("uniform", "m", 3), ("uniform", "n", None)]
     assert digest(*one) not in [digest(*other) for other in others]
 
 
 def test_a_model_is_measured_over_its_own_vocabulary(stress: Corpus, tokenizer: PreTrainedTokenizerFast) -> None:
-    models = {size: tiny_model("llama", vocab_size=size) for size in (512, 600)}
-    records = {size: measure(model, tokenizer, stress.first(21), max_length=40) for size, model in models.items()}
-    assert {size: record.corpus.digest for size, record in records.items()} == {
-        size: stress.first(21).for_vocabulary(size).digest for size in models
-    }
-    assert all(record.corpus.categories == dict.fromkeys(stress.categories, 3) for record in records.values())
-    assert all(max(sample.tokens for sample in record.samples) == 40 for record in records.values())
+    some = Corpus("drawn", tuple(sample for sample in stress.samples if sample.draw is not None))
+    records = [measure(tiny_model("llama", vocab_size=size), tokenizer, some, max_length=40) for size in (64, len(tokenizer))]
+    few, all_ = (record.corpus for record in records)
+    assert few.digest == some.drawn_from(Vocabulary(tuple(range(64))), 40).digest
+    assert all_.digest == some.drawn_from(Vocabulary(tuple(range(len(tokenizer)))), 40).digest != few.digest
+    assert all(record.corpus.categories == {"uniform": 16, "repeated": 16} for record in records)
+    assert all(max(sample.tokens for sample in record.samples) == 40 for record in records)
 
 
 # --- by name
@@ -288,5 +275,5 @@ def test_they_go_by_their_names_and_join_what_is_stored(tmp_path: Path) -> None:
     joined = load_corpus("core+diverse-5k+stress")
     assert joined.id == "core+diverse-5k+stress"
     assert len(joined.samples) == 96 + 5_000 + 112
-    with pytest.raises(CorpusError, match=r"or one of core, diverse-5k, images, smoke, stress$"):
+    with pytest.raises(CorpusError, match=r"or one of core, diverse-5k, images, smoke, stress, vocabulary$"):
         load_corpus(str(tmp_path / "none"))

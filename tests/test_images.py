@@ -21,11 +21,11 @@ from transformers import PreTrainedTokenizerFast
 
 from pytest_maxact.batching import Batch, Texts, Work, from_corpus
 from pytest_maxact.checkpoint import find, load, load_processor
-from pytest_maxact.corpus import Corpus, Sample, SpecialTokens, load_corpus, tokenize
+from pytest_maxact.corpus import Corpus, Sample, load_corpus, tokenize
 from pytest_maxact.demo.pictures import DRAWN
 from pytest_maxact.errors import CheckpointError, CorpusError
 from pytest_maxact.processors import ImageTextEncoder
-from pytest_maxact.prompts import chat_ids, image_placeholder
+from pytest_maxact.prompts import SpecialTokens, chat_ids, image_placeholder
 from pytest_maxact.reducers.peak import PeakAt
 from pytest_maxact.resources import data_folder
 from tests.conftest import tiny_model

@@ -1,4 +1,4 @@
-"""`maximum`: M is at most the baseline's M times 1 + rtol, and at most the ceiling where one is given."""
+"""`maximum`: M, and that of each corpus joined, is at most the baseline's times 1 + rtol; M is at most a ceiling, if given."""
 
 from __future__ import annotations
 
@@ -27,6 +27,12 @@ def check(measurement: Measurement, baseline: Baseline | None, tolerance: Tolera
         change = f"{ratio(peak.value, baseline.peak.value)} the baseline {number(baseline.peak.value)} at {then}"
         remark = f"{change}, tolerance {'±' if tolerance.two_sided else '+'}{rtol * 100:g}%"
         (problems if tolerance.exceeded(peak.value, baseline.peak.value, rtol) else remarks).append(remark)
+        stored = {part.corpus: part.value for part in baseline.parts}
+        for part in measurement.parts:
+            reference = stored.get(part.corpus)
+            if reference is not None:
+                remark = f"{part.corpus} alone {number(part.value)}, {ratio(part.value, reference)} its {number(reference)}"
+                (problems if tolerance.exceeded(part.value, reference, rtol) else remarks).append(remark)
     if not problems and not remarks:
         return Verdict(NAME, "skipped", "needs a baseline or --maxact-ceiling", value=peak.value)
     summary = f"M = {number(peak.value)} at {site}: {'; '.join(problems or remarks)}"

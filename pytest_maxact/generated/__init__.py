@@ -14,7 +14,7 @@ from pytest_maxact.generated.draw import Draw
 
 DIGESTS = {
     "diverse-5k": "12428ea8c5d7f82a3ad8c2949bc2aa19186fd31954a1a1350c2ab3950a28cb9b",
-    "stress": "899caaf43392369db6a8934347139b0c41e539f05c14869f2997096187ebbfff",
+    "stress": "6e5efea72aad0faeefd80178491ec9688644afc18bd68a1a9d45801a68c81349",
 }
 
 

@@ -1,33 +1,39 @@
-"""Token ids that can be drawn only where the model's vocabulary is known, and what they follow from."""
+"""Samples that can be drawn only where the model's vocabulary is known, and what they follow from."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from pytest_maxact.generated.chance import Chance
+from pytest_maxact.vocabulary import Vocabulary
 
-Kind = Literal["uniform", "repeated"]
+Kind = Literal["uniform", "repeated", "each"]
 
 
 @dataclass(frozen=True)
 class Draw:
-    """An endless sequence of token ids by name, of which a sample takes the first `length`.
+    """Token ids that follow from the vocabulary, a name, and a `length`; None is as long as the run allows.
 
     `uniform` draws each token from the whole vocabulary, independently and with equal chances; `repeated` draws one and
-    repeats it. A `length` of None is as long as the run allows. `vocabulary` is how many token ids there are, None where that
-    is not known yet.
+    repeats it. `each` is no single sample: it is every token of the vocabulary, each after what the special-token policy puts
+    before a text.
     """
 
     kind: Kind
     name: str
     length: int | None = None
-    vocabulary: int | None = None
 
-    def ids(self, max_length: int) -> tuple[int, ...]:
-        """The token ids, at most `max_length`; the vocabulary must be known."""
-        assert self.vocabulary is not None
-        chance, length = Chance(self.name), max_length if self.length is None else min(self.length, max_length)
+    def samples(self, vocabulary: Vocabulary, max_length: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Id and token ids of each sample, at most `max_length` tokens."""
+        if self.kind == "each":
+            for token in vocabulary.ids:
+                yield f"token {token}", (*vocabulary.prefix, token)
+            return
+        chance, ids = Chance(self.name), vocabulary.ids
+        length = max_length if self.length is None else min(self.length, max_length)
         if self.kind == "repeated":
-            return (chance.below(self.vocabulary),) * length
-        return tuple(chance.below(self.vocabulary) for _ in range(length))
+            yield self.name, (ids[chance.below(len(ids))],) * length
+        else:
+            yield self.name, tuple(ids[chance.below(len(ids))] for _ in range(length))

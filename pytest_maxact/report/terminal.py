@@ -15,7 +15,7 @@ from pytest_maxact.checks.verdict import Tolerance
 from pytest_maxact.history import Point
 from pytest_maxact.record import INPUT, VISION, Baseline, Measurement, Overhead, Site
 from pytest_maxact.report.standing import standing
-from pytest_maxact.wording import decibels, number, ratio, token_in_context
+from pytest_maxact.wording import decibels, number, ratio, token_in_context, visible
 
 WIDTH = 80
 LARGEST_SITES = 5
@@ -51,6 +51,7 @@ def summary(measurement: Measurement, baseline: Baseline | None, *, reused: bool
         *_wrapped(_quantized(measurement), indent="    "),
         *_wrapped(standing(measurement) or "", indent="    "),
         *_wrapped(_by_modality(measurement), indent="    "),
+        *_wrapped(_by_corpus(measurement), indent="    "),
         *_wrapped(_provenance(measurement, baseline), indent="    "),
         *_table(measurement, baseline),
         *_cost(measurement.overhead),
@@ -131,6 +132,15 @@ def _by_modality(measurement: Measurement) -> str:
     if tower:
         largest = max(tower, key=lambda site: site.value)
         parts.append(f"the vision tower {number(largest.value)} (layer {largest.layer}), which is not in M")
+    return "; ".join(parts)
+
+
+def _by_corpus(measurement: Measurement) -> str:
+    """M of each corpus that was joined, and its token."""
+    parts = []
+    for part in measurement.parts:
+        token = "" if part.token is None else f", token '{visible(part.token)}' at position {part.position}"
+        parts.append(f"{part.corpus} ({part.tokens:,} tokens) holds {number(part.value)}{token}")
     return "; ".join(parts)
 
 
