@@ -58,7 +58,13 @@ OPTIONS = (
     ),
     Option("samples", "only the first N samples, categories kept in proportion", "N"),
     Option("max-length", "tokens kept of a sample (default: least of 4096 and the model's context)", "N"),
-    Option("special-tokens", "what is put around a text", default="none", choices=("none", "tokenizer", "chat")),
+    Option(
+        "special-tokens",
+        "what is put around a text; of several the first counts, and how M moves under the others is told",
+        default="none",
+        choices=("none", "tokenizer", "chat"),
+        repeatable=True,
+    ),
     Option("batch-tokens", "token budget of a batch, padding counted (default: 4096 on a CPU, 16384 on a GPU)", "N"),
     Option(
         "dtype",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -36,11 +37,12 @@ from pytest_maxact.errors import BaselineError, CheckpointError, CorpusError, Se
 from pytest_maxact.processors import ImageTextEncoder
 from pytest_maxact.prompts import SpecialTokens
 from pytest_maxact.published import models
-from pytest_maxact.record import MEASUREMENT_SCHEMA, Baseline, Measurement, sidecar_of
+from pytest_maxact.record import MEASUREMENT_SCHEMA, Baseline, Measurement, PolicyPeak, sidecar_of
 from pytest_maxact.resources import data_folder
 from pytest_maxact.runner import Progress, measure
 from pytest_maxact.series import Member
 from pytest_maxact.settings import PREVIOUS, Settings
+from pytest_maxact.vocabulary import Vocabulary
 
 STILL_WRITING_SECONDS = 600
 
@@ -80,9 +82,8 @@ class Plan:
         if settings.max_length is not None and context is not None and settings.max_length > context:
             raise SettingsError(f"--maxact-max-length={settings.max_length} is beyond the context of {reference.id}, {context}")
         known = before is not None and small_files_digest(before.reference) == small_files_digest(reference)
-        if not known and (
-            settings.special_tokens == "chat" or reference.gguf is None or corpus.pictured
-        ):  # from a GGUF file it takes many seconds
+        policies = (settings.special_tokens, *settings.compared_policies)
+        if not known and ("chat" in policies or reference.gguf is None or corpus.pictured):  # GGUF files take many seconds
             _check_preprocessor(settings, reference, corpus)
         return cls(
             settings=settings,
@@ -119,7 +120,8 @@ class Plan:
             "threads": torch.get_num_threads(),
             "model": [model.id, model.revision, model.fingerprint, small_files_digest(model)],
             "corpus": [self.corpus.id, self.corpus.digest],
-            "settings": [settings.dtype, settings.max_length, settings.special_tokens, settings.batch_tokens],
+            "settings": [settings.dtype, settings.max_length, settings.batch_tokens],
+            "special tokens": [settings.special_tokens, *settings.compared_policies],
             "sites": list(settings.sites),
         }
 
@@ -147,25 +149,49 @@ class Plan:
 
         """
         checkpoint = self.load()
-        limits: dict[str, Any] = {
-            name: getattr(self.settings, name) for name in ("max_length", "special_tokens", "batch_tokens")
-        }
-        measurement = measure(checkpoint, corpus=self.corpus, sites=self.settings.sites, progress=progress, **limits)
+        how: dict[str, Any] = {name: getattr(self.settings, name) for name in ("max_length", "batch_tokens", "special_tokens")}
+        measurement = measure(checkpoint, corpus=self.corpus, sites=self.settings.sites, progress=progress, **how)
+        if self.settings.compared_policies:
+            others = [
+                measure(checkpoint, corpus=self.corpus, progress=progress, **how | {"special_tokens": policy})
+                for policy in self.settings.compared_policies
+            ]
+            measurement = measurement.model_copy(update={"policies": _by_policy([measurement, *others])})
         if not self.settings.benchmark:
             return measurement
-        cost = overhead(checkpoint.model, checkpoint.preprocessor(self.corpus), self.corpus, **limits)
+        cost = overhead(checkpoint.model, checkpoint.preprocessor(self.corpus), self.corpus, **how)
         return measurement.model_copy(update={"overhead": cost})
+
+
+def _by_policy(measurements: Sequence[Measurement]) -> list[PolicyPeak]:
+    """M under each policy of special tokens; one under which no value was finite is left out."""
+    return [
+        PolicyPeak(
+            component=record.peak.component,
+            layer=record.peak.layer,
+            special_tokens=record.corpus.special_tokens,
+            tokens=record.corpus.tokens,
+            value=record.peak.value,
+            sample=record.peak.sample,
+            position=record.peak.position,
+            token=record.peak.token,
+        )
+        for record in measurements
+        if record.peak is not None
+    ]
 
 
 def _check_preprocessor(settings: Settings, reference: Reference, corpus: Corpus) -> None:
     """That texts can be tokenized, and images processed: tried on the sample of the most pixels, which is the longest."""
-    special_tokens = cast(SpecialTokens, settings.special_tokens)
     preprocessor = load_processor(reference) if corpus.pictured else load_tokenizer(reference)
-    check_tokenizer(corpus, preprocessor, special_tokens)
-    if corpus.pictured:
-        largest = max(corpus.pictured, key=lambda sample: sum(image.size[0] * image.size[1] for image in sample.images))
-        encoder = ImageTextEncoder.of(preprocessor, reference.config)
-        encoder.encode(largest, special_tokens, length_limit(reference.text_config, settings.max_length))
+    limit = length_limit(reference.text_config, settings.max_length)
+    for policy in cast(tuple[SpecialTokens, ...], (settings.special_tokens, *settings.compared_policies)):
+        check_tokenizer(corpus, preprocessor, policy)
+        if corpus.drawn:
+            corpus.drawn_from(Vocabulary.of(preprocessor, int(reference.text_config.vocab_size), policy), limit)
+        if corpus.pictured:
+            largest = max(corpus.pictured, key=lambda sample: sum(image.size[0] * image.size[1] for image in sample.images))
+            ImageTextEncoder.of(preprocessor, reference.config).encode(largest, policy, limit)
 
 
 def _version(library: str) -> str | None:

@@ -204,6 +204,17 @@ class PartPeak(Record):
     token: str | None
 
 
+class PolicyPeak(Site):
+    """M of the same checkpoint and corpus under one policy of special tokens, and the first place of it."""
+
+    special_tokens: str
+    tokens: int
+    value: Figure
+    sample: str | None
+    position: int | None
+    token: str | None
+
+
 class ModalityPeak(Site):
     """max|a| over the tokens of one modality and all sites that are part of M, with the first place of it; `tokens` ran."""
 
@@ -348,7 +359,7 @@ class Measurement(Record):
 
     `sites` stand in the order in which the model ran them, `samples` in that of the corpus. `peak`, `dominance`, `sun` and
     `trajectory` are None where no value was finite; `modalities` is empty without images, `parts` where one corpus
-    ran alone. `notes` say in words what could not
+    ran alone, `policies` where one policy of special tokens did. `notes` say in words what could not
     be observed. `histogram` and `hidden_peaks`, float32 [layers, samples], come from arrays that are kept in a sidecar file
     when the record is saved. M and its analysis are those of arXiv 2605.15572, the Sun figures those of arXiv 2402.17762.
 
@@ -367,6 +378,7 @@ class Measurement(Record):
     trajectory: Trajectory | None
     modalities: list[ModalityPeak] = []
     parts: list[PartPeak] = []
+    policies: list[PolicyPeak] = []
     sites: list[SiteFigures]
     samples: list[SampleFigures]
     notes: list[str]

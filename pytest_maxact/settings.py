@@ -25,6 +25,7 @@ class Settings:
     """What a session was told. Folders count from where pytest was called, those of an ini file from rootdir.
 
     `model` is None where none was named, and the last one of a series; `series` is empty where one checkpoint was named.
+    `compared_policies` are those of special tokens under which M is measured, too, besides `special_tokens`.
     """
 
     model: str | None
@@ -33,6 +34,7 @@ class Settings:
     samples: int | None
     max_length: int | None
     special_tokens: str
+    compared_policies: tuple[str, ...]
     batch_tokens: int | None
     dtype: str
     device: str
@@ -84,7 +86,8 @@ class Settings:
             corpus=raw["corpus"],
             samples=_whole(raw, "samples"),
             max_length=_whole(raw, "max_length"),
-            special_tokens=raw["special_tokens"],
+            special_tokens=raw["special_tokens"][0],
+            compared_policies=tuple(dict.fromkeys(raw["special_tokens"]))[1:],
             batch_tokens=_whole(raw, "batch_tokens"),
             dtype=raw["dtype"],
             device=raw["device"],

@@ -52,6 +52,7 @@ def summary(measurement: Measurement, baseline: Baseline | None, *, reused: bool
         *_wrapped(standing(measurement) or "", indent="    "),
         *_wrapped(_by_modality(measurement), indent="    "),
         *_wrapped(_by_corpus(measurement), indent="    "),
+        *_wrapped(_by_policy(measurement), indent="    "),
         *_wrapped(_provenance(measurement, baseline), indent="    "),
         *_table(measurement, baseline),
         *_cost(measurement.overhead),
@@ -142,6 +143,15 @@ def _by_corpus(measurement: Measurement) -> str:
         token = "" if part.token is None else f", token '{visible(part.token)}' at position {part.position}"
         parts.append(f"{part.corpus} ({part.tokens:,} tokens) holds {number(part.value)}{token}")
     return "; ".join(parts)
+
+
+def _by_policy(measurement: Measurement) -> str:
+    """M under each policy of special tokens, against the first; nothing where one alone ran."""
+    parts: list[str] = []
+    for policy in measurement.policies:
+        against = "" if not parts else f" ({ratio(policy.value, measurement.policies[0].value)})"
+        parts.append(f"{policy.special_tokens} {number(policy.value)}{against} at {policy}")
+    return f"M by special tokens: {'; '.join(parts)}" if parts else ""
 
 
 def _cost(overhead: Overhead | None) -> list[str]:
