@@ -37,6 +37,13 @@ def chat_ids(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
+def chat_prefix(tokenizer: Any) -> str | None:
+    """What the chat template writes before the user's text, None where it leaves the text out."""
+    content = MARK if _takes_strings(tokenizer) else _content([MARK])
+    before, mark, _ = _rendered(tokenizer, content, tokenize=False).partition(MARK)
+    return before if mark else None
+
+
 def chat_prompt(tokenizer: Any, parts: Sequence[str | ImageFile]) -> str:
     """Text and images as the user's turn of the chat template, what stands for the images in it."""
     prompt: str = _rendered(tokenizer, _content(parts), tokenize=False)

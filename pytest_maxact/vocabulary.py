@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_maxact.errors import CorpusError
-from pytest_maxact.prompts import MARK, SpecialTokens, chat_prompt, tokenizer_of
+from pytest_maxact.prompts import MARK, SpecialTokens, chat_prefix, tokenizer_of
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def _prefix(tokenizer: Any, special_tokens: SpecialTokens) -> tuple[int, ...]:
         return ()
     encode = tokenizer_of(tokenizer)
     if special_tokens == "chat":
-        before, mark, _ = chat_prompt(tokenizer, [MARK]).partition(MARK)
-        if mark:
+        before = chat_prefix(tokenizer)
+        if before is not None:
             return tuple(encode(before, add_special_tokens=False, verbose=False)["input_ids"])
         raise CorpusError("the chat template leaves out what the user says: use --maxact-special-tokens=none or =tokenizer")
     bare = encode(MARK, add_special_tokens=False, verbose=False)["input_ids"]
