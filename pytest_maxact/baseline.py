@@ -42,7 +42,7 @@ def file_name(model_id: str) -> str:
 def published_file(hub_id: str) -> Path | None:
     """The published baseline of a hub id, None where there is none."""
     file = data_folder(PUBLISHED_FOLDER) / file_name(hub_id)
-    return file if "/" in hub_id and file.is_file() else None
+    return file if re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id) and file.is_file() else None
 
 
 def look_up(setting: str, model_id: str, folder: Path, origin: str | None = None) -> Stored:

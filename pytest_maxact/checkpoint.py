@@ -86,9 +86,11 @@ class Reference:
     @property
     def origin(self) -> str | None:
         """What its config says the weights were loaded from before they were saved here, as transformers 4 wrote there."""
+        if self.gguf is not None or self.base is not None:  # a config.json beside it is another checkpoint's
+            return None
         try:
             named = json.loads((self.folder / "config.json").read_bytes()).get("_name_or_path")
-        except (OSError, ValueError, AttributeError):  # an adapter or a GGUF file has none of its own
+        except (OSError, ValueError, AttributeError):
             return None
         return named if isinstance(named, str) else None
 

@@ -85,8 +85,8 @@ def trajectory(sites: Sequence[SiteFigures] | Sequence[BaselineSite]) -> Traject
     """How the `hidden` peaks grow with depth; None for a single layer.
 
     The rule: jump-and-plateau where some layer's peak is at least 10 times the one before it, else gradual accumulation.
-    Of the 27 checkpoints published with arXiv 2605.15572 the largest step is 17 or more in the Qwen2.5, Qwen3, Ling and
-    GPT-OSS families, and 5.8 or less in Qwen3.5 and Gemma.
+    Of the 27 checkpoints published with arXiv 2605.15572 the largest step is 17 or more in the Qwen2.5, Qwen2.5-VL,
+    Qwen3, Ling and GPT-OSS families, and 5.8 or less in Qwen3.5 and Gemma.
     """
     layers = hidden(sites)
     steps = [times(after.value, before.value) for before, after in itertools.pairwise(layers)]

@@ -268,13 +268,20 @@ def _stored(settings: Settings, reference: Reference) -> Stored:
     stored = look_up(asked, reference.id, settings.baselines, reference.origin)
     if stored.baseline is not None and stored.baseline.provenance is not None and not _fits(stored.baseline, reference):
         raise BaselineError(_not_the_published(stored.baseline, reference))
+    if stored.baseline is not None and stored.baseline.provenance is not None and settings.rtol_given:
+        stored = replace(stored, baseline=stored.baseline.model_copy(update={"tolerances": []}))
     if settings.baseline == "auto" and stored.source != stored.target and not _fits(stored.baseline, reference):
         stored = replace(stored, baseline=None, source=None)  # the package's baseline is of another model of this name
     if settings.series and asked == "auto" and stored.baseline is None:
         stored = replace(stored, wanted=False)  # `growth` compares with the checkpoints before
     writing = settings.update or settings.update_new
-    if writing and settings.baseline in (NO_BASELINE, PUBLISHED):
-        raise SettingsError(f"--maxact-baseline={settings.baseline} leaves an update nothing to write: drop one of them")
+    if writing and settings.baseline == NO_BASELINE:
+        raise SettingsError("--maxact-baseline=none leaves an update nothing to write: drop one of them")
+    if writing and stored.baseline is not None and stored.baseline.provenance is not None:
+        raise SettingsError(
+            f"--maxact-baseline={settings.baseline} is figures that others published, and an update would replace them with "
+            "yours: name another --maxact-baseline, or leave it out"
+        )
     if writing:
         _check_writable(stored.target, "--maxact-update")
     elif stored.baseline is None and asked == PUBLISHED:
@@ -282,7 +289,8 @@ def _stored(settings: Settings, reference: Reference) -> Stored:
     elif stored.baseline is None and asked not in ("auto", NO_BASELINE):
         named_file = settings.baseline.endswith(".json")
         asked = stored.target.name if named_file else settings.baseline
-        places = [stored.target.parent.absolute(), *([] if named_file else [data_folder("baselines")])]
+        shipped = [data_folder("baselines"), data_folder(PUBLISHED_FOLDER)]
+        places = [stored.target.parent.absolute(), *([] if named_file else shipped)]
         searched = " and ".join(map(str, dict.fromkeys(places)))
         raise BaselineError(
             f"no baseline {asked}: looked for {stored.target.name} in {searched}; "
@@ -311,11 +319,12 @@ def _not_the_published(baseline: Baseline, reference: Reference) -> str:
 
 def _not_published(reference: Reference) -> str:
     known = [model.hub_id for model in models().values()]
-    alike = difflib.get_close_matches(reference.origin or reference.id, known, n=3, cutoff=0) or known[:3]
+    named = reference.origin or reference.id
+    alike = difflib.get_close_matches(named, known, cutoff=0.5) or difflib.get_close_matches(f"Qwen/{named}", known, cutoff=0.5)
     return (
         f"no figures of {reference.id} are published: looked for this id, and for what its config names, in "
         f"{data_folder(PUBLISHED_FOLDER)} ({len(known)} checkpoints); where it is one of them under another name, say which, "
-        f"as in --maxact-baseline={alike[0]} (or {', '.join(alike[1:])})"
+        f"as in --maxact-baseline={(alike or known)[0]}"
     )
 
 

@@ -43,6 +43,7 @@ class Settings:
     update: bool
     update_new: bool
     rtol: float
+    rtol_given: bool
     site_rtol: float
     two_sided: bool
     growth: float
@@ -96,6 +97,7 @@ class Settings:
             update=bool(raw["update"]),
             update_new=bool(raw["update_new"]),
             rtol=_positive(raw, "rtol") or 0.0,
+            rtol_given=bool(config.getoption("maxact_rtol") or config.getini("maxact_rtol")),
             site_rtol=_positive(raw, "site_rtol") or 0.0,
             two_sided=bool(raw["two_sided"]),
             growth=_factor(raw, "growth") or 0.0,

@@ -403,14 +403,14 @@ def test_a_model_equal_to_a_published_one_stands_where_that_does() -> None:
     sites = hidden_peaks(values)
     sites[-1] = site("hidden", 19, values[-1], sqnr={"int8_maxabs": 17.34})
     stranger = measured(sites)
-    assert standing(stranger) == "published: M 13th of 28, like Ling-mini by depth, tier fp8_e5m2, INT-8 17.3 dB"
+    assert standing(stranger) == "M 13th of 28 published, like Ling-mini, tier fp8_e5m2, INT-8 max-abs 17.3 dB"
 
 
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("openai/gpt-oss-20b", "published: M 4th of 27, like Qwen3 by depth, tier bfloat16, INT-8 unknown"),
-        ("my/gpt-oss-20b", "published: M 4th of 28, like GPT-OSS by depth, tier bfloat16, INT-8 unknown"),
+        ("openai/gpt-oss-20b", "M 4th of 27 published, like Qwen3, tier bfloat16, INT-8 max-abs unknown"),
+        ("my/gpt-oss-20b", "M 4th of 28 published, like GPT-OSS, tier bfloat16, INT-8 max-abs unknown"),
     ],
 )
 def test_a_published_model_is_compared_with_the_others(name: str, line: str) -> None:
@@ -419,7 +419,7 @@ def test_a_published_model_is_compared_with_the_others(name: str, line: str) -> 
 
 def test_a_float32_model_of_one_layer_has_a_rank_and_no_shape() -> None:
     one = measured([site("hidden", 0, 1.0, sqnr={"int8_maxabs": 36.81}, approximate=True)])
-    assert standing(one) == "published: M 28th of 28, tier fp8_e4m3, INT-8 about 36.8 dB"
+    assert standing(one) == "M 28th of 28 published, tier fp8_e4m3, INT-8 max-abs about 36.8 dB"
     assert standing(NO_M) is None
 
 
@@ -446,4 +446,4 @@ def test_an_installation_without_the_published_figures_says_so(monkeypatch: pyte
             patch.setattr(published, name, broken)
             line = standing(model([7]))
         said = " ".join(str(cause).split())
-        assert line == f"tier fp8_e4m3, INT-8 unknown; the published figures cannot be read: {said}"
+        assert line == f"tier fp8_e4m3, INT-8 max-abs unknown; the published figures cannot be read: {said}"

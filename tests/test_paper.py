@@ -213,14 +213,16 @@ def test_instruct_tuning_cuts_the_last_layer_and_leaves_the_middle(pair: tuple[s
 
 
 @pytest.mark.parametrize(
-    ("pair", "ratio", "middle", "last"),
-    [(TEXT_AND_VISION[0], 0.62, -0.377, 0.211), (TEXT_AND_VISION[1], 0.72, -0.012, -0.778)],
+    ("pair", "ratio", "of_instruct", "middle", "last"),
+    [(TEXT_AND_VISION[0], 0.62, 0.62, -0.377, 0.211), (TEXT_AND_VISION[1], 0.72, 1.00, -0.012, -0.778)],
 )
-def test_a_vision_language_model_lies_below_its_text_model(
-    pair: tuple[str, str], ratio: float, middle: float, last: float
+def test_a_vision_language_model_lies_below_the_base_text_model_though_not_always_below_the_instruct_one(
+    pair: tuple[str, str], ratio: float, of_instruct: float, middle: float, last: float
 ) -> None:
     text, vision = (ALL[name] for name in pair)
+    instruct = ALL[dict(BASE_AND_INSTRUCT)[pair[0]]]
     assert ratio_of_maxima(vision, text) == pytest.approx(ratio, abs=0.005)
+    assert ratio_of_maxima(vision, instruct) == pytest.approx(of_instruct, abs=0.005)
     found = by_depth(text, vision)
     assert (found.middle, found.last) == pytest.approx((middle, last), abs=0.0005)
 
@@ -386,7 +388,22 @@ def test_the_text_counts_gemma_2b_to_gemma2_and_it_is_of_the_first_generation() 
     assert {of(name).model.model_type for name in ("gemma-2-9b", "gemma-2-27b")} == {"gemma2"}
     sized = [(models()[name].parameters, figures) for name, figures in family("Gemma2").items()]
     assert not scaling(sized).monotone  # as the text says
-    assert scaling([(size, figures) for size, figures in sized if figures is not first]).monotone
+    assert scaling([(size, figures) for size, figures in sized if figures is not first]).exponent > 0
+
+
+def test_gates_count_for_m_and_where_they_were_published_none_holds_it() -> None:
+    gated = [figures for figures in ALL.values() if sum(s.component == "gate" for s in figures.sites) == figures.model.layers]
+    assert len(gated) == 20
+    shares = {f.model.id: max(s.value for s in f.sites if s.component == "gate") / maximum(f) for f in gated}
+    assert max(shares.values()) == pytest.approx(0.16, abs=0.005)
+    assert max(shares, key=lambda name: shares[name]) == "Qwen/Qwen3.5-0.8B"
+
+
+def test_m_of_two_bootstrap_subsets_exceeds_that_of_the_whole_corpus_by_one_bfloat16_step() -> None:
+    rows = published.landscape().bootstrap
+    over = [(row.name, row.samples, row.maximum - maximum(of(row.name))) for row in rows if row.maximum > maximum(of(row.name))]
+    assert over == [("Qwen3-32B", 1000, 256), ("Qwen3-32B", 2000, 256)]
+    assert 2**15 < 35328 < 2**16  # where numbers of eight significant bits lie 256 apart
 
 
 def test_what_the_text_calls_cv_is_no_standard_deviation_over_the_mean() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pytest_maxact import published
+from pytest_maxact import outcome, published
 from pytest_maxact.baseline import PUBLISHED_FOLDER, Stored, file_name, look_up, update
 from pytest_maxact.checks import Tolerance, compare, judge, maximum
 from pytest_maxact.errors import BaselineError
@@ -95,6 +95,11 @@ def measured(name: str, **changes: Any) -> Measurement:
     return Measurement(**facts | changes)
 
 
+def as_our_own(name: str) -> Baseline:
+    """The figures as if they were all there is to know: of every site M counts."""
+    return published.figures(name).model_copy(update={"provenance": None})
+
+
 def failed(measurement: Measurement, baseline: Baseline, tolerance: Tolerance = TWO_SIDED) -> list[str]:
     return [verdict.check for verdict in compare(measurement, baseline, tolerance) if verdict.failed]
 
@@ -135,6 +140,20 @@ def test_each_says_where_it_comes_from_and_what_it_does_not_tell(name: str) -> N
     layers = baseline.model.layers or 0
     gates = sum(site.component == "gate" for site in baseline.sites)
     assert (f"gate of {layers - gates} of {layers} layers" in baseline.provenance.absent) == (gates < layers)
+
+
+def test_a_name_that_is_not_published_is_told_with_those_that_are() -> None:
+    with pytest.raises(BaselineError, match=r"no published figures of Qwen/Qwen3-8B: there are those of Qwen2.5-1.5B, "):
+        published.figures("Qwen/Qwen3-8B")
+
+
+def test_a_damaged_landscape_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(published, "data_folder", lambda name: tmp_path)
+    for damage in (None, '{"models": ['):
+        if damage is not None:
+            (tmp_path / published.LANDSCAPE).write_text(damage)
+        with pytest.raises(BaselineError, match=r"landscape.json cannot be read \(.*\): reinstall pytest-maxact$"):
+            published.landscape.__wrapped__()
 
 
 def test_groups_of_checkpoints_name_existing_ones() -> None:
@@ -192,7 +211,7 @@ def test_m_alone_tells_neighbours_by_m_apart_unless_they_lie_within_the_toleranc
     close = [
         (lower, upper)
         for lower, upper in itertools.pairwise(by_m)
-        if not maximum.check(measured(upper), published.figures(lower), Tolerance()).failed
+        if not maximum.check(measured(upper), as_our_own(lower), Tolerance()).failed
     ]
     assert close == CLOSE
 
@@ -228,10 +247,11 @@ def test_ready_batches_may_be_compared_and_a_failure_names_corpus_and_device() -
     corpus = CorpusFacts(id="batches", digest=None, samples=4, tokens=64, categories={}, max_length=None, special_tokens="none")
     verdict = judge("maximum", measured("Ling-mini-20T", corpus=corpus), published.figures("Ling-mini-5T"), Tolerance())
     assert verdict.failed
-    assert verdict.details[-2:] == (
+    assert verdict.details[-3:] == (
         "published baseline: corpus hf:Clxxxx/eval_diverse_dataset (5,000 samples, 17,203,224 tokens), here batches "
         "(4 samples, 64 tokens)",
         "published baseline: measured on one 80 GB-class GPU, here on cpu",
+        "published baseline: inclusionAI/Ling-mini-base-2.0-20T is taken for inclusionAI/Ling-mini-base-2.0-5T",
     )
 
 
@@ -244,6 +264,27 @@ def test_sites_that_were_not_published_are_told_and_not_judged() -> None:
     assert "1 not published (gate)" in verdict.summary
     less = record.model_copy(update={"sites": record.sites[:-1]})
     assert judge("profile", less, published.figures("Ling-mini-20T"), TWO_SIDED).failed
+
+
+def test_m_its_place_and_dominance_are_of_the_published_sites() -> None:
+    record, baseline = measured("Qwen3-30B-A3B"), published.figures("Qwen3-30B-A3B")
+    place = Location(signed=2000.0, feature=0)
+    gate = record.sites[-1].model_copy(update={"component": "gate", "layer": 5, "max": 2000.0, "min": -1.0, "peak": place})
+    sites = [*record.sites, gate]
+    more = record.model_copy(update={"sites": sites, "peak": outcome.peak(sites), "dominance": outcome.dominance(sites)})
+    assert more.peak is not None
+    assert (more.peak.component, more.peak.value) == ("gate", 2000)
+    assert failed(more, baseline) == []
+    assert "gate layer 5 holds 2,000, of which nothing was published" in judge("maximum", more, baseline, TWO_SIDED).summary
+    assert judge("maximum", more, baseline, Tolerance(ceiling=1900)).failed
+    assert {"maximum", "location", "dominance"} <= set(failed(more, as_our_own("Qwen3-30B-A3B")))
+
+
+def test_a_quantized_model_and_another_id_are_named_where_a_check_fails() -> None:
+    record = measured("Qwen3-8B")
+    model = record.model.model_copy(update={"id": "copy", "quantization": "gptq"})
+    told = " ".join(summary(record.model_copy(update={"model": model}), published.figures("Qwen3-8B")))
+    assert "copy is taken for Qwen/Qwen3-8B; here quantized by gptq" in " ".join(told.split())
 
 
 def test_an_unknown_margin_is_said_so_and_is_never_borderline() -> None:
@@ -274,7 +315,7 @@ def test_published_is_looked_up_by_hub_id_or_by_what_the_config_names(tmp_path: 
     by_origin = look_up("published", "my-copy", tmp_path, "Qwen/Qwen3-8B")
     assert by_id.baseline == by_origin.baseline == published.figures("Qwen3-8B")
     assert by_id.source == by_origin.source == data_folder(PUBLISHED_FOLDER) / "Qwen--Qwen3-8B.json"
-    for other in ("my-copy", "landscape", "../Qwen3-8B", "Qwen/Qwen3-9B"):
+    for other in ("my-copy", "landscape", "../Qwen3-8B", "Qwen/Qwen3-9B", "Qwen/Qwen3 8B"):
         assert look_up("published", other, tmp_path, "./out/checkpoint-5").baseline is None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pytest_maxact import outcome
 from pytest_maxact.record import Baseline, BaselineCorpus, BaselineModel, CorpusFacts, Measurement, Model
 
 
@@ -22,11 +23,26 @@ def let_pass(measurement: Measurement, baseline: Baseline) -> list[str]:
     """What differs from a published baseline without keeping the two from being compared, in words."""
     if baseline.provenance is None:
         return []
-    hardware = baseline.provenance.hardware
-    return [
+    mine, hardware = measurement.model, baseline.provenance.hardware
+    found = [
         f"corpus {_told(baseline.corpus)}, here {_told(measurement.corpus)}",
         f"measured on {hardware}, here on {measurement.environment.device}",
     ]
+    if mine.id != baseline.model.id:
+        found.append(f"{mine.id} is taken for {baseline.model.id}")
+    if mine.quantization is not None:
+        found.append(f"here quantized by {mine.quantization}")
+    return found
+
+
+def shared(measurement: Measurement, baseline: Baseline) -> Measurement:
+    """The measurement as far as a published baseline tells of its sites: M, its place and dominance are of those alone."""
+    known = {(site.component, site.layer) for site in baseline.sites}
+    sites = [site for site in measurement.sites if (site.component, site.layer) in known or not site.part_of_m]
+    if baseline.provenance is None or len(sites) == len(measurement.sites):
+        return measurement
+    derived = {"peak": outcome.peak(sites), "dominance": outcome.dominance(sites)}
+    return measurement.model_copy(update={"sites": sites, **derived})
 
 
 def _told(corpus: CorpusFacts | BaselineCorpus) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pytest_maxact.checks.conditions import shared
 from pytest_maxact.checks.verdict import Tolerance, Verdict
 from pytest_maxact.record import Baseline, Measurement, SiteFigures
 from pytest_maxact.wording import number
@@ -13,6 +14,7 @@ NEEDS_BASELINE = True
 def check(measurement: Measurement, baseline: Baseline | None, tolerance: Tolerance) -> Verdict:
     """Pass where the same component holds M, or the two components' peaks lie within the tolerance of each other."""
     assert baseline is not None
+    measurement = shared(measurement, baseline)
     if baseline.dominance is None:
         return Verdict(NAME, "skipped", "the baseline does not tell which component holds M")
     if measurement.dominance is None:

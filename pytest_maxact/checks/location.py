@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pytest_maxact.checks.conditions import shared
 from pytest_maxact.checks.verdict import Tolerance, Verdict
 from pytest_maxact.outcome import within_one_step
 from pytest_maxact.record import Baseline, Measurement, Site
@@ -13,8 +14,9 @@ NEEDS_BASELINE = True
 
 def check(measurement: Measurement, baseline: Baseline | None, tolerance: Tolerance) -> Verdict:
     """Pass where component and layer of M are the baseline's, up to plateaus and ties within one bfloat16 step."""
-    peak = measurement.peak
     assert baseline is not None
+    measurement = shared(measurement, baseline)
+    peak = measurement.peak
     if peak is None:
         return Verdict(NAME, "failed", "no site holds a finite value, so there is no M")
     now = Site(component=peak.component, layer=peak.layer)

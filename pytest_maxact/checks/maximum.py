@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pytest_maxact.checks.conditions import shared
 from pytest_maxact.checks.verdict import Tolerance, Verdict
 from pytest_maxact.record import Baseline, Measurement, Site
 from pytest_maxact.wording import number, ratio, token_in_context
@@ -22,6 +23,12 @@ def check(measurement: Measurement, baseline: Baseline | None, tolerance: Tolera
         remark = f"ceiling {number(tolerance.ceiling)}"
         (problems if peak.value > tolerance.ceiling else remarks).append(remark)
     if baseline is not None:
+        whole, peak = peak, shared(measurement, baseline).peak
+        if peak is None:
+            return Verdict(NAME, "failed", "no site of the baseline holds a finite value")
+        if peak.value < whole.value:
+            remarks.append(f"{site} holds {number(whole.value)}, of which nothing was published")
+            site = Site(component=peak.component, layer=peak.layer)
         rtol = tolerance.for_m(baseline)
         then = Site(component=baseline.peak.component, layer=baseline.peak.layer)
         change = f"{ratio(peak.value, baseline.peak.value)} the baseline {number(baseline.peak.value)} at {then}"

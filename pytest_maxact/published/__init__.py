@@ -10,7 +10,10 @@ from __future__ import annotations
 from functools import cache
 from typing import Literal
 
+from pydantic import ValidationError
+
 from pytest_maxact.baseline import PUBLISHED_FOLDER, file_name
+from pytest_maxact.errors import BaselineError, first_line
 from pytest_maxact.record import Baseline, Figure, Record
 from pytest_maxact.resources import data_folder
 
@@ -23,7 +26,8 @@ Policy = Literal["maxabs", "p999"]
 class PublishedModel(Record):
     """What one of the checkpoints is, and how it was measured.
 
-    `parameters` are billions by the name of the checkpoint, `active` those that a token meets in a mixture of experts.
+    `parameters` are billions by the name of the checkpoint, `active` those that a token meets in a mixture of experts, None
+    where the name does not tell. `instruct` is as the paper calls it, which does not say so of vision-language models.
     `trained` are trillions of tokens of an intermediate checkpoint, None for a finished one. `main` tells whether the paper
     counts it among the 24 of its main analysis. `seconds` are how long the authors' script took on one 80 GB-class GPU.
     """
@@ -72,7 +76,7 @@ class Landscape(Record):
     bootstrap: list[BootstrapRow]
 
 
-# The same scale in successive generations, oldest first.
+# Successive generations, oldest first: of Qwen about the same size, of Gemma the smaller and the larger ones, base to instruct.
 GENERATIONS = (
     ("Qwen2.5-1.5B", "Qwen3-1.7B", "Qwen3.5-0.8B"),
     ("Qwen2.5-7B", "Qwen3-8B", "Qwen3.5-9B"),
@@ -89,14 +93,23 @@ BASE_AND_INSTRUCT = (
     ("Qwen2.5-7B", "Qwen2.5-7B-Instruct"),
     ("Qwen2.5-32B", "Qwen2.5-32B-Instruct"),
 )
-# The text model, and the vision-language model that was made from it.
+# The base text model, and the vision-language model of its size, which is instruct-tuned too.
 TEXT_AND_VISION = (("Qwen2.5-7B", "Qwen2.5-VL-7B"), ("Qwen2.5-32B", "Qwen2.5-VL-32B"))
 
 
 @cache
 def landscape() -> Landscape:
-    """What the authors published that is no baseline."""
-    return Landscape.model_validate_json((data_folder(PUBLISHED_FOLDER) / LANDSCAPE).read_bytes())
+    """What the authors published that is no baseline.
+
+    Raises:
+        BaselineError: where this installation's copy is missing or damaged.
+
+    """
+    file = data_folder(PUBLISHED_FOLDER) / LANDSCAPE
+    try:
+        return Landscape.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as cause:
+        raise BaselineError(f"{file} cannot be read ({first_line(cause)}): reinstall pytest-maxact") from None
 
 
 @cache
@@ -110,7 +123,9 @@ def figures(name: str) -> Baseline:
     """The figures of one checkpoint.
 
     Raises:
-        KeyError: where the paper has none of that name.
+        BaselineError: where the paper has none of that name.
 
     """
+    if name not in models():
+        raise BaselineError(f"there are no published figures of {name}: there are those of {', '.join(models())}")
     return Baseline.load(data_folder(PUBLISHED_FOLDER) / file_name(models()[name].hub_id))

@@ -49,7 +49,7 @@ def summary(measurement: Measurement, baseline: Baseline | None, *, reused: bool
     return [
         *lines,
         *_wrapped(_quantized(measurement), indent="    "),
-        *_wrapped(standing(measurement) or "", indent="    "),
+        *_wrapped(standing(measurement, baseline) or "", indent="    "),
         *_wrapped(_by_modality(measurement), indent="    "),
         *_wrapped(_by_corpus(measurement), indent="    "),
         *_wrapped(_by_policy(measurement), indent="    "),

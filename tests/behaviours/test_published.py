@@ -74,7 +74,7 @@ def test_it_may_be_named_where_the_config_names_nobody(quick_user: User, lookali
         (
             HUB_ID,
             ("--maxact-update",),
-            "--maxact-baseline=published leaves an update nothing to write: drop one of them",
+            "--maxact-baseline=published is figures that others published, and an update would replace them with yours: *",
         ),
     ],
 )
@@ -85,6 +85,30 @@ def test_what_is_not_the_published_checkpoint_is_status_4(
     assert result.ret == 4
     result.stderr.fnmatch_lines([f"ERROR: {told}"])
     assert quick_user.seen == {}
+
+
+@pytest.mark.parametrize("name", [HUB_ID, "mine.json"])
+def test_an_update_never_replaces_published_figures(quick_user: User, lookalike: Path, name: str) -> None:
+    copied = quick_user.folder / "mine.json"
+    published.figures("Qwen3.5-0.8B").save(copied)
+    before = copied.read_bytes()
+    result = quick_user.pytest("--maxact-update", model=lookalike, baseline=name)
+    assert result.ret == 4
+    result.stderr.fnmatch_lines([f"ERROR: *{name} is figures that others published*"])
+    assert copied.read_bytes() == before
+    assert sorted(file.name for file in (quick_user.folder / "baselines").iterdir()) == ["green.json", "red.json"]
+
+
+def test_a_tolerance_that_was_typed_wins_over_the_bootstrap(quick_user: User, copy: Path) -> None:
+    result = quick_user.pytest("--maxact-two-sided", "--maxact-rtol=0.99", model=copy, baseline="published")
+    assert quick_user.seen["maxact::maximum"] == "passed"
+    result.stdout.no_fnmatch_line("*tolerance 6.6%*")
+
+
+def test_a_name_that_is_nowhere_is_told_with_all_places(quick_user: User, copy: Path) -> None:
+    result = quick_user.pytest(model=copy, baseline="qwen/qwen3.5-0.8b")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["ERROR: no baseline qwen/qwen3.5-0.8b: looked for *baselines/published; *"])
 
 
 def test_other_arithmetic_is_named_by_each_check(quick_user: User, copy: Path) -> None:
