@@ -18,11 +18,11 @@ from pytest_maxact.generated.draw import Draw
 from pytest_maxact.images import ImageFile, image_file
 from pytest_maxact.prompts import SpecialTokens, chat_ids, chat_template, is_processor, tokenizer_of
 from pytest_maxact.proportion import in_proportion
+from pytest_maxact.record import VOCABULARY
 from pytest_maxact.resources import data_folder
 from pytest_maxact.vocabulary import Vocabulary
 
 SMOKE_SAMPLES = 16
-VOCABULARY = "vocabulary"
 PLACEHOLDER = "<image>"
 
 

@@ -50,6 +50,9 @@ Modality = Literal["text", "image"]
 Component = Annotated[str, Field(pattern=rf"^({'|'.join(sorted(PART_OF_M | ONLY_RECORDED))}|{INPUT}[\w.-]+)$")]
 """What is observed: `PART_OF_M` and `ONLY_RECORDED` name them; `input:NAME` is what enters a linear layer of that name."""
 
+# The corpus that runs every token of the vocabulary alone, which is exhaustive for the first position of a causal decoder.
+VOCABULARY = "vocabulary"
+
 # Sun's criterion: a token passes where max|x| and max|x| / median|x| exceed them.
 MASSIVE_ABS = 100
 MASSIVE_RATIO = 1000
@@ -401,6 +404,15 @@ class Measurement(Record):
         copy = self.model_copy()
         copy._arrays = arrays
         return copy
+
+    @property
+    def samples_by_corpus(self) -> dict[str, list[SampleFigures]]:
+        """The samples by the corpus that they come from, in the order in which those were joined."""
+        found, first = {}, 0
+        for part in self.parts:
+            found[part.corpus] = self.samples[first : first + part.samples]
+            first += part.samples
+        return found or {self.corpus.id: self.samples}
 
     def histogram(self, component: str, layer: int | None) -> Histogram:
         """How often each value occurred at one site.

@@ -19,7 +19,7 @@ from pytest_maxact.errors import SettingsError
 from pytest_maxact.histogram import Floats
 from pytest_maxact.outcome import BFLOAT16_STEP
 from pytest_maxact.proportion import in_proportion
-from pytest_maxact.record import Measurement, SampleFigures
+from pytest_maxact.record import VOCABULARY, Measurement, SampleFigures
 from pytest_maxact.wording import number
 
 CONFIDENCE = 0.95
@@ -270,15 +270,35 @@ def describe(measurement: Measurement) -> list[str]:
     return lines
 
 
+def brief(measurement: Measurement) -> str:
+    """The verdict in a sentence for each corpus but the vocabulary, which is exhaustive; and what would tell more."""
+    sentences = []
+    corpora = {name: samples for name, samples in measurement.samples_by_corpus.items() if name != VOCABULARY}
+    for name, samples in corpora.items():
+        found = saturation(samples)
+        if found is None or found.saturated is None:
+            sentences.append(f"saturation of {name} unknown: {len(samples):,} samples, at least {LEAST} are needed")
+        else:
+            word = "saturated" if found.saturated else "not saturated"
+            sentences.append(f"{name} is {word}: twice as many samples like these would add {_added(found)}")
+    share = share_at_start(sample for samples in corpora.values() for sample in samples)
+    if share > 0.5 and VOCABULARY not in measurement.samples_by_corpus:
+        sentences.append(f"{share:.0%} of the samples peak at position 0, for which +{VOCABULARY} tries every token")
+    return "; ".join(sentences)
+
+
+def _added(found: Saturation) -> str:
+    rise = found.gain / found.value if found.gain else 0.0
+    return "nothing" if not rise else f"{rise:.1%}" if rise >= 0.001 else "less than 0.1%"
+
+
 def _verdict(found: Saturation) -> list[str]:
     if found.saturated is None:
         return [f"saturation unknown: {found.samples} samples are too few, at least {LEAST} are needed"]
-    rise = found.gain / found.value if found.gain else 0.0
-    added = "nothing" if not rise else f"{rise:.1%}" if rise >= 0.001 else "less than 0.1%"
     return [
         f"{'saturated' if found.saturated else 'not saturated'}: {found.samples:,} samples give M = {number(found.value)}, "
         f"half of them {number(found.half)} on average and a quarter {number(found.quarter)}; twice as many of the same kind "
-        f"are expected to add {added}, as the last doubling did (if their tail is no heavier than exponential)",
+        f"are expected to add {_added(found)}, as the last doubling did (if their tail is no heavier than exponential)",
         f"one more of the kind exceeds M with a probability of at most 1/{found.samples + 1:,}, and at {CONFIDENCE:.0%} "
         f"confidence at most {found.share_beyond:.2%} of all such samples do",
     ]

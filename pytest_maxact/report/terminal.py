@@ -15,6 +15,7 @@ from pytest_maxact.checks.verdict import Tolerance
 from pytest_maxact.history import Point
 from pytest_maxact.record import INPUT, VISION, Baseline, Measurement, Overhead, Site
 from pytest_maxact.report.standing import standing
+from pytest_maxact.validity import brief
 from pytest_maxact.wording import decibels, number, ratio, token_in_context, visible
 
 WIDTH = 80
@@ -53,6 +54,7 @@ def summary(measurement: Measurement, baseline: Baseline | None, *, reused: bool
         *_wrapped(_by_modality(measurement), indent="    "),
         *_wrapped(_by_corpus(measurement), indent="    "),
         *_wrapped(_by_policy(measurement), indent="    "),
+        *_wrapped(brief(measurement), indent="    "),
         *_wrapped(_provenance(measurement, baseline), indent="    "),
         *_table(measurement, baseline),
         *_cost(measurement.overhead),
