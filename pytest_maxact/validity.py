@@ -271,14 +271,15 @@ def describe(measurement: Measurement) -> list[str]:
 
 
 def brief(measurement: Measurement) -> str:
-    """The verdict in a sentence for each corpus but the vocabulary, which is exhaustive; and what would tell more."""
+    """The verdict in a sentence for each corpus, and what would tell more.
+
+    Left out are the vocabulary, which is exhaustive, and corpora of too few samples to tell.
+    """
     sentences = []
     corpora = {name: samples for name, samples in measurement.samples_by_corpus.items() if name != VOCABULARY}
     for name, samples in corpora.items():
         found = saturation(samples)
-        if found is None or found.saturated is None:
-            sentences.append(f"saturation of {name} unknown: {len(samples):,} samples, at least {LEAST} are needed")
-        else:
+        if found is not None and found.saturated is not None:
             word = "saturated" if found.saturated else "not saturated"
             sentences.append(f"{name} is {word}: twice as many samples like these would add {_added(found)}")
     share = share_at_start(sample for samples in corpora.values() for sample in samples)
