@@ -258,6 +258,12 @@ def test_other_thresholds_are_decided_as_far_as_two_tokens_tell(
     assert found.outcome == ("passes" if passing else "open" if open_ else "fails")
 
 
+@pytest.mark.parametrize("thresholds", [{"massive_abs": NAN}, {"massive_ratio": NAN}])
+def test_nan_is_no_threshold(thresholds: dict[str, float]) -> None:
+    with pytest.raises(AnalysisError, match="nothing exceeds NaN"):
+        sun_at(LAYERS, **thresholds)
+
+
 def test_a_margin_rules_out_and_can_decide_for_the_model_without_naming_a_layer() -> None:
     one = measured([judged(0, (8000, 500), (150, 5000), margin=4)])  # some third token: over 400 at a ratio over 4000
     assert sun_at(with_margin(one, NAN), 300, 3000).outcome == "open"

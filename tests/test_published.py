@@ -222,10 +222,17 @@ def test_a_fall_is_fine_unless_both_sides_were_asked_for() -> None:
     assert judge("maximum", record, later, TWO_SIDED).failed
 
 
-def test_another_shape_is_not_the_published_checkpoint() -> None:
-    verdict = judge("maximum", measured("Qwen3-8B"), published.figures("Qwen3-32B"), Tolerance())
+@pytest.mark.parametrize(
+    ("name", "other", "told"),
+    [
+        ("Qwen3-8B", "Qwen3-32B", "64 layers x 5120, now 36 x 4096: this is not the published Qwen/Qwen3-32B"),
+        ("Qwen2.5-1.5B", "Qwen2.5-7B", "28 layers x 3584, now 28 x 1536: this is not the published Qwen/Qwen2.5-7B"),
+    ],
+)
+def test_another_shape_is_not_the_published_checkpoint(name: str, other: str, told: str) -> None:
+    verdict = judge("maximum", measured(name), published.figures(other), Tolerance())
     assert verdict.failed
-    assert "64 layers x 5120, now 36 x 4096: this is not the published Qwen/Qwen3-32B" in verdict.summary
+    assert told in verdict.summary
 
 
 @pytest.mark.parametrize(
@@ -378,6 +385,8 @@ def source(tmp_path: Path) -> Path:
         "M_signed": -200.0,
         "peak_component": "hidden",
         "peak_layer": 1,
+        "peak_hidden": {"layer": 1, "abs": 200.0, "ratio": 400.0},
+        "component_max": {"hidden": 200.0, "mlp": 160.0, "gate": 30.0, "final_norm": 50.0},
         "sun_passes": False,
         "sun_layers_passing": 0,
         "reference_wall_s": 3,
@@ -391,7 +400,7 @@ def source(tmp_path: Path) -> Path:
         row("final_norm", None, 50.0),
     ]
     (folder / "summary.json").write_text(json.dumps([summary_row]))
-    (folder / "checkpoints" / "tiny.json").write_text(json.dumps({"name": "tiny", "sites": sites}))
+    (folder / "checkpoints" / "tiny.json").write_text(json.dumps(summary_row | {"sites": sites}))
     subsets = [{"name": "tiny", "samples": 5, "repeat": n, "M": value} for n, value in enumerate((190.0, 200.0, 175.0))]
     (folder / "bootstrap.json").write_text(json.dumps(subsets))
     int8 = {"name": "tiny", "policy": "clip_q0.999", "threshold": 9.0, "sqnr_db": 12.5, "clip_rate": 0.001}
@@ -419,12 +428,24 @@ def test_a_baseline_is_made_of_each_checkpoint(source: Path, tmp_path: Path) -> 
     assert (landscape.int8[0].policy, landscape.int8[0].sqnr, len(landscape.bootstrap)) == ("p999", 12.5, 3)
 
 
-def test_a_margin_that_two_tokens_leave_open_is_unknown(source: Path, tmp_path: Path) -> None:
-    edit(source / "checkpoints" / "tiny.json", lambda d: d["sites"][0]["sun"].update(max_ratio=900.0, max_ratio_abs=20.0))
+@pytest.mark.parametrize(
+    ("max_ratio", "max_ratio_abs", "margin"),
+    [
+        (400.0, 30.0, 0.4),  # no token has a larger ratio than the one of the largest value
+        (900.0, 20.0, math.nan),  # a third token may lie anywhere up to 200 and 900
+        (900.0, 40.0, math.nan),
+        (900.0, 90.0, 0.9),  # the token of the largest ratio has enough of both
+    ],
+)
+def test_a_margin_is_known_where_no_third_token_can_raise_it(
+    source: Path, tmp_path: Path, max_ratio: float, max_ratio_abs: float, margin: float
+) -> None:
+    at_ratio = {"max_ratio": max_ratio, "max_ratio_abs": max_ratio_abs}
+    edit(source / "checkpoints" / "tiny.json", lambda d: d["sites"][0]["sun"].update(at_ratio))
     make(source, tmp_path / "made")
     sun = Baseline.load(tmp_path / "made" / "org--Tiny-1B.json").sun
     assert sun is not None
-    assert math.isnan(sun.margin)
+    assert sun.margin == pytest.approx(margin, nan_ok=True)
 
 
 def test_without_bootstrap_there_is_no_tolerance_of_its_own(source: Path, tmp_path: Path) -> None:
@@ -436,25 +457,125 @@ def test_without_bootstrap_there_is_no_tolerance_of_its_own(source: Path, tmp_pa
 @pytest.mark.parametrize(
     ("file", "change", "told"),
     [
-        ("summary.json", lambda d: d[0].update(M=201.0), "M is 200.0, by summary.json it is 201.0"),
-        ("summary.json", lambda d: d[0].update(M_signed=150.0), "M_signed is 150.0, by summary.json it is 200.0"),
-        ("summary.json", lambda d: d[0].update(layers=3), "layers is 2, by summary.json it is 3"),
-        ("summary.json", lambda d: d[0].update(sun_layers_passing=1), "sun_layers_passing is 0, by summary.json it is 1"),
-        ("summary.json", lambda d: d[0].update(peak_layer=5), "the value of the peak site is not there"),
         ("summary.json", lambda d: d[0].update(kind="sparse"), "malformed at 0.kind"),
         ("summary.json", lambda d: d[0].pop("tokens"), "malformed at 0.tokens: Field required"),
         ("summary.json", lambda d: d[0].update(size="big"), "malformed at 0.size"),
+        ("summary.json", lambda d: d[0].update(size="..B"), "malformed at 0.size"),
+        ("summary.json", lambda d: d[0].update(M=0), "malformed at 0.M: Input should be greater than 0"),
+        ("summary.json", lambda d: d[0].update(hub_id="landscape"), "malformed at 0.hub_id"),
+        ("summary.json", lambda d: d.clear(), "summary.json holds no checkpoint"),
+        ("summary.json", lambda d: d.append(d[0] | {"hub_id": "org/Other"}), "tiny is there more than once"),
+        ("summary.json", lambda d: d.append(d[0] | {"name": "other"}), "org--Tiny-1B.json is there more than once"),
+        ("summary.json", lambda d: d[0].update(tokens=8), "tiny.json: tokens is 7, by summary.json it is 8"),
+        ("checkpoints/tiny.json", lambda d: d.update(hub_id="o/T"), "hub_id is o/T, by summary.json it is org/Tiny-1B"),
         ("checkpoints/tiny.json", lambda d: d["sites"][2].update(max="x"), "malformed at sites.2.max"),
+        ("checkpoints/tiny.json", lambda d: d["sites"][2].update(component="x"), "malformed at sites.2.component"),
+        ("checkpoints/tiny.json", lambda d: d["sites"][2].update(layer=-1), "malformed at sites.2.layer"),
+        (
+            "checkpoints/tiny.json",
+            lambda d: d["sites"][2].update(rms=math.nan),
+            "malformed at sites.2.rms: Input should be a finite",
+        ),
+        ("checkpoints/tiny.json", lambda d: d["sites"][2].update(rms=-1), "malformed at sites.2.rms"),
+        (
+            "checkpoints/tiny.json",
+            lambda d: d["sites"][2].update(max=-100, min=50),
+            "sites.2: Value error, max -100.0 is below min 50",
+        ),
+        (
+            "checkpoints/tiny.json",
+            lambda d: d["sites"][2]["sun"].update(max_ratio="nan"),
+            "sites.2: Value error, one of the Sun",
+        ),
+        ("checkpoints/tiny.json", lambda d: d["sites"].append(d["sites"][2]), "mlp layer 0 is there more than once"),
+        ("checkpoints/tiny.json", lambda d: d["sites"].pop(1), "layers is 1, by summary.json it is 2"),
+        ("checkpoints/tiny.json", lambda d: d["sites"][1].update(layer=None), "layers is 1, by summary.json it is 2"),
+        ("checkpoints/tiny.json", lambda d: d["sites"][1].update(layer=2), "the last layer is 2, by summary.json it is 1"),
+        (
+            "checkpoints/tiny.json",
+            lambda d: d["sites"][1]["sun"].update(passing=1),
+            "sun_passes is True, by summary.json it is False",
+        ),
+        ("bootstrap.json", lambda d: d[0].update(name="x"), "bootstrap.json: x is no checkpoint of summary.json"),
+        ("bootstrap.json", lambda d: d.append(d[0]), "tiny, 5 samples, repeat 0 is there more than once"),
+        ("bootstrap.json", lambda d: d[0].update(M=0), "malformed at 0.M"),
         ("int8.json", lambda d: d[0].update(policy="mean"), "malformed at 0.policy"),
+        ("int8.json", lambda d: d[0].update(name="x"), "int8.json: x is no checkpoint of summary.json"),
+        ("int8.json", lambda d: d.append(d[0]), "tiny, clip_q0.999 is there more than once"),
     ],
 )
 def test_a_source_that_is_malformed_or_contradicts_itself_writes_nothing(
     source: Path, tmp_path: Path, file: str, change: Callable[[Any], object], told: str
 ) -> None:
     edit(source / file, change)
-    with pytest.raises(BaselineError, match=re.escape(told)):
-        make(source, tmp_path / "made")
-    assert not (tmp_path / "made").exists()
+    refused(source, tmp_path / "made", told)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"M": 201.0}, "M is 200.0, by summary.json it is 201.0"),
+        ({"M_signed": 150.0}, "M_signed at the peak site is -200.0, by summary.json it is 150.0"),
+        ({"M_signed": 200.0}, "M_signed at the peak site is -200.0, by summary.json it is 200.0"),
+        ({"M_signed": 100.0}, "M_signed at the peak site is -200.0, by summary.json it is 100.0"),
+        ({"peak_layer": 5}, "M_signed at the peak site is not there, by summary.json it is -200.0"),
+        ({"peak_component": "mlp"}, "M_signed at the peak site is not there, by summary.json it is -200.0"),
+        ({"layers": 3}, "layers is 2, by summary.json it is 3"),
+        ({"peak_hidden": {"layer": 0, "abs": 200.0, "ratio": 400.0}}, "peak_hidden is layer=1 abs=200.0 ratio=400.0, by"),
+        ({"peak_hidden": {"layer": 1, "abs": 200.5, "ratio": 400.0}}, "it is layer=1 abs=200.5 ratio=400.0"),
+        ({"peak_hidden": {"layer": 1, "abs": 200.0, "ratio": 401.0}}, "it is layer=1 abs=200.0 ratio=401.0"),
+        (
+            {"component_max": {"hidden": 200.0}},
+            "component_max is {'hidden': 200.0, 'mlp': 160.0, 'gate': 30.0, 'final_norm': 50.0}",
+        ),
+        ({"sun_passes": True}, "sun_passes is False, by summary.json it is True"),
+        ({"sun_layers_passing": 1}, "sun_layers_passing is 0, by summary.json it is 1"),
+    ],
+)
+def test_a_row_that_the_sites_do_not_make_up_is_refused(
+    source: Path, tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    edit_row(source, **changes)
+    refused(source, tmp_path / "made", told)
+
+
+@pytest.mark.parametrize("kept", [2, 3])
+def test_without_a_value_beside_the_hidden_ones_there_is_no_dominance(source: Path, tmp_path: Path, kept: int) -> None:
+    def silence(checkpoint: Any) -> None:
+        checkpoint["sites"] = checkpoint["sites"][:kept]
+        checkpoint["sites"][2:] = [site | {"max": 0.0, "min": 0.0} for site in checkpoint["sites"][2:]]
+
+    edit(source / "checkpoints" / "tiny.json", silence)
+    edit_row(source, component_max={"hidden": 200.0, "mlp": 0.0} if kept == 3 else {"hidden": 200.0})
+    refused(source, tmp_path / "made", "tiny.json: no site but hidden holds a value, so there is no dominance")
+
+
+def test_a_gate_can_hold_m_and_a_router_cannot(source: Path, tmp_path: Path) -> None:
+    def louder(checkpoint: Any) -> None:
+        checkpoint["sites"][4:5] = [row("gate", 0, 400.0), row("router", 0, 999.0)]
+
+    edit(source / "checkpoints" / "tiny.json", louder)
+    maxima = {"hidden": 200.0, "mlp": 160.0, "gate": 400.0, "final_norm": 50.0}
+    edit_row(source, M=400.0, M_signed=-400.0, peak_component="gate", peak_layer=0, component_max=maxima)
+    make(source, tmp_path / "made")
+    baseline = Baseline.load(tmp_path / "made" / "org--Tiny-1B.json")
+    assert (baseline.peak.component, baseline.peak.value, baseline.peak.plateau) == ("gate", 400.0, [0, 1])
+    assert baseline.dominance is not None
+    assert (baseline.dominance.component, baseline.dominance.ratio) == ("gate", 0.5)
+
+
+def test_of_extremes_of_one_size_and_of_tied_layers_any_may_be_named(source: Path, tmp_path: Path) -> None:
+    edit(source / "checkpoints" / "tiny.json", lambda d: [site.update(max=200.0, min=-200.0) for site in d["sites"][:2]])
+    for signed in (-200.0, 200.0):
+        for layer, ratio in ((0, 300.0), (1, 400.0)):
+            edit_row(source, M_signed=signed, peak_layer=layer, peak_hidden={"layer": layer, "abs": 200.0, "ratio": ratio})
+            assert make(source, tmp_path / "made") == 1
+
+
+def test_subsets_that_all_hold_the_same_m_give_the_least_tolerance(source: Path, tmp_path: Path) -> None:
+    edit(source / "bootstrap.json", lambda d: [subset.update(M=200.0) for subset in d])
+    make(source, tmp_path / "made")
+    assert [o.rtol for o in Baseline.load(tmp_path / "made" / "org--Tiny-1B.json").tolerances] == [0.001]
 
 
 def test_the_command_says_in_one_line_what_is_missing(
@@ -472,3 +593,16 @@ def edit(file: Path, change: Callable[[Any], object]) -> None:
     data = json.loads(file.read_text())
     change(data)
     file.write_text(json.dumps(data))
+
+
+def edit_row(source: Path, **changes: Any) -> None:
+    """Change the checkpoint's row in both files that hold it."""
+    edit(source / "summary.json", lambda d: d[0].update(changes))
+    edit(source / "checkpoints" / "tiny.json", lambda d: d.update(changes))
+
+
+def refused(source: Path, made: Path, told: str) -> None:
+    with pytest.raises(BaselineError, match=re.escape(told)) as caught:
+        make(source, made)
+    assert "\n" not in str(caught.value)
+    assert not made.exists()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+from pytest_maxact.errors import AnalysisError
 from pytest_maxact.outcome import hidden
 from pytest_maxact.record import MASSIVE_ABS, MASSIVE_RATIO, BaselineSite, Figures, SiteFigures, SunOutcome
 
@@ -39,7 +41,12 @@ def sun_at(figures: Figures, massive_abs: float = MASSIVE_ABS, massive_ratio: fl
         massive_abs: what max|x| of a token must exceed, in the activations' own unit.
         massive_ratio: what max|x| / median|x| must exceed.
 
+    Raises:
+        AnalysisError: where a threshold is NaN.
+
     """
+    if math.isnan(massive_abs) or math.isnan(massive_ratio):
+        raise AnalysisError(f"thresholds {massive_abs} and {massive_ratio}: nothing exceeds NaN, give numbers")
     judged: dict[Judgement, list[int]] = {"passes": [], "fails": [], "open": []}
     for site in hidden(figures.sites):
         if site.layer is not None:

@@ -1,9 +1,9 @@
 """Make the published baselines: `python -m pytest_maxact.published.make SOURCE_FOLDER OUTPUT_FOLDER`.
 
 The source is what the authors of arXiv 2605.15572 published as JSON, brought into four parts: `summary.json` (one row a
-checkpoint), `checkpoints/NAME.json` (one row a site), `bootstrap.json` and `int8.json`. The output is a baseline for each
-checkpoint, named by its hub id, and `landscape.json` with all that is no baseline. This is how `baselines/published/` came to
-be; other figures of the same form make other baselines. A source that contradicts itself is refused.
+checkpoint), `checkpoints/NAME.json` (the same row with its sites), `bootstrap.json` and `int8.json`. The output is a baseline
+for each checkpoint, named by its hub id, and `landscape.json` with all that is no baseline. This is how `baselines/published/`
+came to be; other figures of the same form make other baselines. A source that contradicts itself is refused.
 
 What is derived rather than copied: from the sites the plateau, dominance, the layers that pass Sun's criterion, and its margin
 where the tokens that the figures tell of decide it; the tolerance of M from how far the M of bootstrap subsets lay from that of
@@ -15,11 +15,12 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, cast
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError, model_validator
 
 from pytest_maxact.baseline import file_name
 from pytest_maxact.errors import BaselineError
@@ -34,9 +35,11 @@ from pytest_maxact.record import (
     BaselineModel,
     BaselinePeak,
     BaselineSite,
+    Component,
     Dominance,
     Provenance,
     Record,
+    Site,
     SunOutcome,
     SunStatistics,
     ToleranceOverride,
@@ -61,39 +64,63 @@ DIGITS = 6  # of the source's moments and ratios
 Source = TypeVar("Source")
 
 
-class SummaryRow(BaseModel):
+class SourceRow(BaseModel):
+    """Base of what is read: its numbers are finite, fields that are not used may be there."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class PeakHidden(SourceRow):
+    """The `hidden` layer that holds the largest `hidden` peak, and the ratio of its peak token by Sun's criterion."""
+
+    layer: int | None
+    abs: float
+    ratio: float | None
+
+
+class SummaryRow(SourceRow):
     """One row of `summary.json`, as far as it is used."""
 
     name: str
-    hub_id: str
+    hub_id: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
     family: str
-    size: Annotated[str, Field(pattern=r"^[\d.]+B(-A[\d.]+B)?( @[\d.]+T)?$")]
+    size: Annotated[str, Field(pattern=r"^\d+(\.\d+)?B(-A\d+(\.\d+)?B)?( @\d+(\.\d+)?T)?$")]
     kind: Annotated[str, Field(pattern="^(dense|moe|vision-language)($|, )")]
     main_analysis: bool
     model_type: str
-    layers: int
-    hidden_size: int
+    layers: PositiveInt
+    hidden_size: PositiveInt
     dtype: str
-    samples: int
-    tokens: int
-    M: float
+    samples: PositiveInt
+    tokens: PositiveInt
+    M: PositiveFloat
     M_signed: float
     peak_component: str
     peak_layer: int | None
+    peak_hidden: PeakHidden
+    component_max: dict[str, float]
     sun_passes: bool
     sun_layers_passing: int
     reference_wall_s: float
 
 
-class SourceSite(BaseModel):
+class SourceSite(SourceRow):
     """One site of `checkpoints/NAME.json`, as far as it is used."""
 
-    component: str
-    layer: int | None
+    component: Component
+    layer: Annotated[int, Field(ge=0)] | None
     max: float
     min: float
-    rms: float
+    rms: Annotated[float, Field(ge=0)]
     sun: SunStatistics | None = None
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> SourceSite:
+        if self.max < self.min:
+            raise ValueError(f"max {self.max} is below min {self.min}")
+        if self.sun is not None and any(map(math.isnan, self.sun.model_dump().values())):
+            raise ValueError("one of the Sun figures is NaN")
+        return self
 
     @property
     def value(self) -> float:
@@ -101,22 +128,22 @@ class SourceSite(BaseModel):
         return max(abs(self.max), abs(self.min))
 
 
-class SourceCheckpoint(BaseModel):
-    """The sites of `checkpoints/NAME.json`."""
+class SourceCheckpoint(SummaryRow):
+    """`checkpoints/NAME.json`: the row of `summary.json` once more, with the sites."""
 
     sites: list[SourceSite]
 
 
-class SourceBootstrap(BaseModel):
+class SourceBootstrap(SourceRow):
     """One row of `bootstrap.json`, as far as it is used."""
 
     name: str
     samples: int
     repeat: int
-    M: float
+    M: PositiveFloat
 
 
-class SourceInt8(BaseModel):
+class SourceInt8(SourceRow):
     """One row of `int8.json`, as far as it is used."""
 
     name: str
@@ -146,18 +173,21 @@ def make(source: Path, output: Path) -> int:
         How many checkpoints there are.
 
     Raises:
-        BaselineError: where a file is missing, is not of the form described above, or contradicts another.
+        BaselineError: where a file is missing, is not of the form described above, or contradicts itself or another.
         OSError: where a file cannot be written.
 
     """
     summary = _read(source / "summary.json", list[SummaryRow])
     bootstrap = _read(source / "bootstrap.json", list[SourceBootstrap])
     int8 = _read(source / "int8.json", list[SourceInt8])
+    _check_rows(source, summary, bootstrap, int8)
     overrides = _tolerances(summary, bootstrap)
     made: dict[str, Record] = {}
     for row in summary:
         file = source / "checkpoints" / f"{row.name}.json"
-        made[file_name(row.hub_id)] = _baseline(row, _read(file, SourceCheckpoint).sites, overrides[row.name], file)
+        checkpoint = _read(file, SourceCheckpoint)
+        _check_checkpoint(file, checkpoint, row)
+        made[file_name(row.hub_id)] = _baseline(checkpoint, overrides[row.name])
     made[LANDSCAPE] = Landscape(
         models=[_model(row) for row in summary],
         int8=[
@@ -183,13 +213,89 @@ def _read(file: Path, kind: type[Source]) -> Source:
         raise BaselineError(f"{file} is malformed at {place}: {first['msg']}") from None
 
 
+def _check_rows(
+    source: Path, summary: Sequence[SummaryRow], bootstrap: Sequence[SourceBootstrap], int8: Sequence[SourceInt8]
+) -> None:
+    """Refuse a summary without rows, rows that stand there twice, and rows about checkpoints that the summary lacks."""
+    if not summary:
+        raise BaselineError(f"{source / 'summary.json'} holds no checkpoint")
+    _once(source / "summary.json", (row.name for row in summary))
+    _once(source / "summary.json", (file_name(row.hub_id) for row in summary))
+    _once(source / "bootstrap.json", (f"{row.name}, {row.samples} samples, repeat {row.repeat}" for row in bootstrap))
+    _once(source / "int8.json", (f"{row.name}, {row.policy}" for row in int8))
+    known = {row.name for row in summary}
+    for file, rows in (("bootstrap.json", bootstrap), ("int8.json", int8)):
+        for row in rows:
+            if row.name not in known:
+                raise BaselineError(f"{source / file}: {row.name} is no checkpoint of summary.json")
+
+
+def _once(file: Path, keys: Iterable[str]) -> None:
+    for key, count in Counter(keys).items():
+        if count > 1:
+            raise BaselineError(f"{file}: {key} is there more than once")
+
+
+def _check_checkpoint(file: Path, checkpoint: SourceCheckpoint, row: SummaryRow) -> None:
+    """Refuse a checkpoint whose row is not that of the summary, or whose sites do not make up that row."""
+    _compare(file, {name: (getattr(row, name), [getattr(checkpoint, name)]) for name in SummaryRow.model_fields})
+    sites = checkpoint.sites
+    _once(file, (str(Site(component=site.component, layer=site.layer)) for site in sites))
+    hidden = [site for site in sites if site.component == "hidden" and site.layer is not None]
+    passing = sum(site.sun is not None and site.sun.passing > 0 for site in hidden)
+    largest = _largest(sites)
+    at_peak = [site for site in sites if (site.component, site.layer) == (row.peak_component, row.peak_layer)]
+    _compare(
+        file,
+        {
+            "layers": (row.layers, [len(hidden)]),
+            "the last layer": (row.layers - 1, [max((site.layer for site in sites if site.layer is not None), default=None)]),
+            "M": (row.M, [max(largest.values(), default=None)]),
+            "M_signed at the peak site": (
+                row.M_signed,
+                [value for s in at_peak for value in (s.max, s.min) if abs(value) == row.M],
+            ),
+            "peak_hidden": (
+                row.peak_hidden,
+                [
+                    PeakHidden(layer=site.layer, abs=site.value, ratio=site.sun and site.sun.peak_token_ratio)
+                    for site in hidden
+                    if site.value == largest["hidden"]
+                ],
+            ),
+            "component_max": (row.component_max, [largest]),
+            "sun_passes": (row.sun_passes, [passing > 0]),
+            "sun_layers_passing": (row.sun_layers_passing, [passing]),
+        },
+    )
+    if not any(largest[component] for component in largest.keys() - {"hidden"}):
+        raise BaselineError(f"{file}: no site but hidden holds a value, so there is no dominance")
+
+
+def _compare(file: Path, facts: Mapping[str, tuple[object, Sequence[object]]]) -> None:
+    """Refuse a file of which a fact can be none of what was found there; each is given as the summary has it."""
+    for fact, (value, found) in facts.items():
+        if value not in found:
+            told = " or ".join(map(str, found)) or "not there"
+            raise BaselineError(f"{file}: {fact} is {told}, by summary.json it is {value}")
+
+
+def _largest(sites: Sequence[SourceSite]) -> dict[str, float]:
+    """By component of M, where there are such sites: max|a|."""
+    largest: dict[str, float] = {}
+    for site in sites:
+        if site.component in PART_OF_M:
+            largest[site.component] = max(largest.get(site.component, 0.0), site.value)
+    return largest
+
+
 def _tolerances(summary: Sequence[SummaryRow], bootstrap: Sequence[SourceBootstrap]) -> dict[str, list[ToleranceOverride]]:
     """By checkpoint: how far the M of any of its subsets lay from that of the whole corpus, else how far any other's did."""
     spread: dict[str, float] = {}
     for row in summary:
         deviations = [abs(subset.M / row.M - 1) for subset in bootstrap if subset.name == row.name]
         if deviations:
-            spread[row.name] = math.ceil(max(deviations) * 1000) / 1000
+            spread[row.name] = max(1, math.ceil(max(deviations) * 1000)) / 1000
     if not spread:
         return {row.name: [] for row in summary}
     worst = max(spread, key=lambda name: spread[name])
@@ -223,25 +329,11 @@ def _model(row: SummaryRow) -> PublishedModel:
     )
 
 
-def _baseline(row: SummaryRow, sites: Sequence[SourceSite], tolerances: list[ToleranceOverride], file: Path) -> Baseline:
-    hidden = sorted((site for site in sites if site.component == "hidden"), key=lambda site: site.layer or 0)
+def _baseline(row: SourceCheckpoint, tolerances: list[ToleranceOverride]) -> Baseline:
+    sites = sorted(row.sites, key=lambda site: (site.component, -1 if site.layer is None else site.layer))
+    hidden = [site for site in sites if site.component == "hidden"]
     passing = [site.layer for site in hidden if site.layer is not None and site.sun is not None and site.sun.passing]
-    largest = {
-        component: max((site.value for site in sites if site.component == component), default=0.0) for component in PART_OF_M
-    }
-    peak = [site.value for site in sites if (site.component, site.layer) == (row.peak_component, row.peak_layer)]
-    facts = {
-        "layers": (row.layers, len(hidden)),
-        "M": (row.M, max(largest.values())),
-        "M_signed": (row.M, abs(row.M_signed)),
-        "the value of the peak site": (row.M, *peak),
-        "sun_passes": (row.sun_passes, bool(passing)),
-        "sun_layers_passing": (row.sun_layers_passing, len(passing)),
-    }
-    for fact, values in facts.items():
-        if len(values) == 1 or len(set(values)) > 1:
-            found = ", ".join(map(str, values[1:])) or "not there"
-            raise BaselineError(f"{file}: {fact} is {found}, by summary.json it is {values[0]}")
+    largest = _largest(sites)
     others = max(value for component, value in largest.items() if component != "hidden")
     gates = {site.layer for site in sites if site.component == "gate"}
     ungated = [layer for layer in range(row.layers) if layer not in gates]
@@ -266,10 +358,7 @@ def _baseline(row: SummaryRow, sites: Sequence[SourceSite], tolerances: list[Tol
         dominance=Dominance(component=row.peak_component, ratio=largest["hidden"] / others),
         sun=SunOutcome(passes=row.sun_passes, layers=passing, margin=_margin(hidden)),
         tolerances=tolerances,
-        sites=[
-            BaselineSite(component=s.component, layer=s.layer, max=s.max, min=s.min, rms=s.rms, sun=s.sun)
-            for s in sorted(sites, key=lambda s: (s.component, -1 if s.layer is None else s.layer))
-        ],
+        sites=[BaselineSite(component=s.component, layer=s.layer, max=s.max, min=s.min, rms=s.rms, sun=s.sun) for s in sites],
     )
 
 

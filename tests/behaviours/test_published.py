@@ -111,6 +111,17 @@ def test_a_name_that_is_nowhere_is_told_with_all_places(quick_user: User, copy: 
     result.stderr.fnmatch_lines(["ERROR: no baseline qwen/qwen3.5-0.8b: looked for *baselines/published; *"])
 
 
+def test_a_published_depth_of_another_width_is_refused(
+    quick_user: User, make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    narrow = make_checkpoint(tmp_path / "narrow", num_hidden_layers=LAYERS)
+    width = json.loads((narrow / "config.json").read_text())["hidden_size"]
+    result = quick_user.pytest(model=naming(narrow, HUB_ID), baseline="published")
+    assert result.ret == 4
+    told = f"it has {LAYERS} layers x {width}, that one {LAYERS} x {WIDTH}"
+    result.stderr.fnmatch_lines([f"ERROR: narrow is not the {HUB_ID} that arXiv 2605.15572 measured: {told}; *"])
+
+
 def test_other_arithmetic_is_named_by_each_check(quick_user: User, copy: Path) -> None:
     result = quick_user.pytest("--maxact-dtype=float32", model=copy, baseline="published")
     assert result.ret == 1
