@@ -13,6 +13,7 @@ import os
 import secrets
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -26,6 +27,7 @@ from pydantic import (
     PlainSerializer,
     PrivateAttr,
     SerializerFunctionWrapHandler,
+    TypeAdapter,
     ValidationError,
     model_serializer,
     model_validator,
@@ -348,11 +350,15 @@ class SampleFigures(Record):
 
 
 class Sidecar(Record):
-    """The `.npz` file beside a record, by its bare name, and the sha256 of its bytes."""
+    """The `.npz` file beside a record, by its bare name, the sha256 of its bytes, and whether `samples` are there."""
 
     file: Annotated[str, Field(pattern=r"^[^/\\\x00]*[^/\\\x00.][^/\\\x00]*\.npz$")]
     sha256: str
+    samples: bool = False
 
+
+LARGE = 10_000  # samples: beyond so many JSON is no place for them
+SAMPLES = TypeAdapter(list[SampleFigures])
 
 RecordT = TypeVar("RecordT", bound=Record)
 
@@ -363,8 +369,8 @@ class Measurement(Record):
     `sites` stand in the order in which the model ran them, `samples` in that of the corpus. `peak`, `dominance`, `sun` and
     `trajectory` are None where no value was finite; `modalities` is empty without images, `parts` where one corpus
     ran alone, `policies` where one policy of special tokens did. `notes` say in words what could not
-    be observed. `histogram` and `hidden_peaks`, float32 [layers, samples], come from arrays that are kept in a sidecar file
-    when the record is saved. M and its analysis are those of arXiv 2605.15572, the Sun figures those of arXiv 2402.17762.
+    be observed. `histogram` and `hidden_peaks`, float32 [layers, samples], come from arrays that are kept in a sidecar
+    file when the record is saved, and with them `samples` where there are more than 10,000. M and its analysis are those of arXiv 2605.15572, the Sun figures those of arXiv 2402.17762.
 
     Raises:
         pydantic.ValidationError: where a field is missing, unknown or of another type.
@@ -465,11 +471,13 @@ class Measurement(Record):
         """
         path, record = Path(path), self
         if self._arrays is not None or self.sidecar is not None:
-            data = self.arrays.dumps()
+            apart = len(self.samples) > LARGE
+            samples = SAMPLES.dump_json(self.samples) if apart else b""
+            data = replace(self.arrays, samples=samples).dumps()
             target = sidecar_of(path)
             write_atomically(target, data)
-            sidecar = Sidecar(file=target.name, sha256=hashlib.sha256(data).hexdigest())
-            record = self.model_copy(update={"sidecar": sidecar})
+            sidecar = Sidecar(file=target.name, sha256=hashlib.sha256(data).hexdigest(), samples=apart)
+            record = self.model_copy(update={"sidecar": sidecar} | ({"samples": []} if apart else {}))
         write_atomically(path, record.dumps())
 
     @classmethod
@@ -477,11 +485,20 @@ class Measurement(Record):
         """Read a record.
 
         Raises:
-            MeasurementError: where the file is missing, is no JSON, or does not follow the schema.
+            MeasurementError: where the file is missing, is no JSON, or does not follow the schema; or where samples are in its
+                sidecar, and that is missing or damaged.
 
         """
         record = _load(cls, Path(path), MeasurementError, "record", MEASUREMENT_SCHEMA)
         record._folder = Path(path).parent
+        if record.sidecar is not None and record.sidecar.samples:
+            try:
+                samples = SAMPLES.validate_json(record.arrays.samples, strict=True)
+            except ValidationError as cause:
+                raise MeasurementError(f"the samples beside {path} are malformed: {cause.errors()[0]['msg']}") from None
+            if len(samples) != record.corpus.samples:
+                raise MeasurementError(f"the samples beside {path} are not those of the record: measure again to have them")
+            record = record.model_copy(update={"samples": samples})
         return record
 
 
@@ -716,7 +733,7 @@ def _read_sidecar(path: Path, record: Measurement) -> Arrays:
         raise MeasurementError(f"the arrays in {path} are not those of the record: keep both files of one run together")
     layers = sum(site.component == "hidden" for site in record.sites)
     try:
-        return Arrays.loads(data, [site.count for site in record.sites], (layers, len(record.samples)))
+        return Arrays.loads(data, [site.count for site in record.sites], (layers, record.corpus.samples))
     except ValueError as cause:
         raise MeasurementError(f"the arrays in {path} cannot be used: {cause}") from None
 

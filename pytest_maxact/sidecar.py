@@ -1,4 +1,4 @@
-"""The arrays of a measurement, kept in an `.npz` file beside the record: histograms of values, and peaks by sample."""
+"""What a record keeps in an `.npz` file beside it: histograms of values, peaks by sample, and the samples of a large corpus."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ class Arrays:
 
     histograms: one for each site, in the record's order.
     hidden_peaks: float32 [L, n], max|a| of each of n samples at each of L `hidden` layers; NaN where none was finite.
+    samples: the figures of the samples of a large corpus, as JSON; empty where the record itself holds them.
     """
 
     histograms: Sequence[Histogram]
     hidden_peaks: npt.NDArray[np.float32]
+    samples: bytes = b""
 
     def dumps(self) -> bytes:
         """The bytes of an `.npz` file; of histograms only the patterns that occurred."""
@@ -38,6 +40,7 @@ class Arrays:
             patterns=np.concatenate(patterns).astype(np.uint16),
             counts=np.concatenate([h.counts[seen] for h, seen in zip(self.histograms, patterns, strict=True)]),
             hidden_peaks=self.hidden_peaks,
+            samples=np.frombuffer(self.samples, dtype=np.uint8),
         )
         return file.getvalue()
 
@@ -61,6 +64,7 @@ class Arrays:
             with np.load(io.BytesIO(data), allow_pickle=False) as file:
                 dtypes, exact, offsets = (file[f"histogram_{name}"] for name in ("dtype", "exact", "offsets"))
                 patterns, counts, hidden_peaks = file["patterns"], file["counts"], file["hidden_peaks"]
+                samples = file["samples"].tobytes() if "samples" in file else b""  # records of earlier versions have none
         except (zipfile.BadZipFile, KeyError, EOFError, OSError) as cause:
             raise ValueError(f"it holds no measurement: {cause}") from None
         sites = len(totals)
@@ -90,4 +94,4 @@ class Arrays:
             histograms.append(Histogram(str(dtypes[site]), dense, bool(exact[site])))  # type: ignore[arg-type]
         if [int(histogram.counts.sum()) for histogram in histograms] != list(totals):
             raise ValueError("its histograms do not count what the record does")
-        return cls(histograms, hidden_peaks)
+        return cls(histograms, hidden_peaks, samples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -484,6 +485,41 @@ def healthy_pair() -> Measurement:
     counted = [site.model_copy(update={"count": int(h.counts.sum())}) for site, h in zip(sites, HISTOGRAMS, strict=True)]
     samples = [SampleFigures(id=name, category=None, tokens=1, peak=1.0) for name in "ab"]
     return measurement(*counted).model_copy(update={"samples": samples})
+
+
+def test_samples_of_a_large_corpus_are_kept_beside_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_maxact.record.LARGE", 1)
+    with_arrays().save(tmp_path / "run.json")
+    written = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
+    assert (written["samples"], written["sidecar"]["samples"]) == ([], True)
+    back = Measurement.load(tmp_path / "run.json")
+    assert back == with_arrays()
+    assert [sample.id for sample in back.samples] == ["a", "b"]
+    back.save(tmp_path / "again.json")
+    assert Measurement.load(tmp_path / "again.json") == back
+    np.testing.assert_array_equal(back.hidden_peaks, HIDDEN_PEAKS)
+    (tmp_path / "run.npz").unlink()
+    with pytest.raises(MeasurementError, match=r"arrays cannot be read: .*keep both files together"):
+        Measurement.load(tmp_path / "run.json")
+
+
+@pytest.mark.parametrize(
+    ("samples", "told"),
+    [
+        (b"[]", "are not those of the record"),
+        (b"", "are malformed: Invalid JSON"),
+        (b'[{"id": 5}]', "are malformed: "),
+    ],
+)
+def test_samples_that_are_not_the_records_are_refused(tmp_path: Path, samples: bytes, told: str) -> None:
+    with_arrays().save(tmp_path / "run.json")
+    data = Arrays(HISTOGRAMS, HIDDEN_PEAKS, samples).dumps()
+    (tmp_path / "run.npz").write_bytes(data)
+    text = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
+    text["sidecar"] = {"file": "run.npz", "sha256": hashlib.sha256(data).hexdigest(), "samples": True}
+    (tmp_path / "run.json").write_text(json.dumps(text))
+    with pytest.raises(MeasurementError, match=rf"the samples beside .*run.json {told}"):
+        Measurement.load(tmp_path / "run.json")
 
 
 def test_arrays_come_back_bit_for_bit_from_a_file_beside_the_record(tmp_path: Path) -> None:
