@@ -489,7 +489,7 @@ def test_without_bootstrap_there_is_no_tolerance_of_its_own(source: Path, tmp_pa
         ),
         ("checkpoints/tiny.json", lambda d: d["sites"].append(d["sites"][2]), "mlp layer 0 is there more than once"),
         ("checkpoints/tiny.json", lambda d: d["sites"].pop(1), "layers is 1, by summary.json it is 2"),
-        ("checkpoints/tiny.json", lambda d: d["sites"][1].update(layer=None), "layers is 1, by summary.json it is 2"),
+        ("checkpoints/tiny.json", lambda d: d["sites"][1].update(layer=None), "sites.1: Value error, hidden has layer None"),
         ("checkpoints/tiny.json", lambda d: d["sites"][1].update(layer=2), "the last layer is 2, by summary.json it is 1"),
         (
             "checkpoints/tiny.json",

@@ -58,6 +58,7 @@ ALWAYS_ABSENT = (
     "SQNR",
     "weights' fingerprint and revision",
 )
+WITHOUT_LAYER = ("embedding", "final_norm")
 
 DIGITS = 6  # of the source's moments and ratios
 
@@ -116,6 +117,8 @@ class SourceSite(SourceRow):
 
     @model_validator(mode="after")
     def _is_possible(self) -> SourceSite:
+        if (self.layer is None) != (self.component in WITHOUT_LAYER):
+            raise ValueError(f"{self.component} has layer {self.layer}")
         if self.max < self.min:
             raise ValueError(f"max {self.max} is below min {self.min}")
         if self.sun is not None and any(map(math.isnan, self.sun.model_dump().values())):
@@ -241,7 +244,7 @@ def _check_checkpoint(file: Path, checkpoint: SourceCheckpoint, row: SummaryRow)
     _compare(file, {name: (getattr(row, name), [getattr(checkpoint, name)]) for name in SummaryRow.model_fields})
     sites = checkpoint.sites
     _once(file, (str(Site(component=site.component, layer=site.layer)) for site in sites))
-    hidden = [site for site in sites if site.component == "hidden" and site.layer is not None]
+    hidden = [site for site in sites if site.component == "hidden"]
     passing = sum(site.sun is not None and site.sun.passing > 0 for site in hidden)
     largest = _largest(sites)
     at_peak = [site for site in sites if (site.component, site.layer) == (row.peak_component, row.peak_layer)]
