@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pytest_maxact.checkpoint import Checkpoint, load
-from pytest_maxact.corpus import Corpus, TokenSequence, deal, load_corpus, tokenize
+from pytest_maxact.corpus import Corpus, Sample, TokenSequence, deal, load_corpus, tokenize
 from pytest_maxact.record import Baseline, Measurement
 from pytest_maxact.runner import measure
 from pytest_maxact.validity import bootstrap
@@ -250,20 +250,21 @@ def masked(batch: list[TokenSequence], kept: Collection[int]) -> dict[str, torch
 
 def test_a_bootstrap_is_what_running_its_subsets_gives(smollm2: WholeRun) -> None:
     """In the batches of the whole run to the bit, in batches of their own within one bfloat16 step."""
-    # Beginnings of texts, of lengths that differ: without padding attention would run other code than with a mask.
-    texts = [replace(sample, text=(sample.text or "")[: 30 + 15 * n]) for n, sample in enumerate(load_corpus("smoke").samples)]
-    corpus = Corpus("beginnings", tuple(texts))
-    record = measure(smollm2.checkpoint, corpus=corpus, batch_tokens=160)
-    batches = deal(tokenize(corpus, smollm2.checkpoint.tokenizer, "none", 4096), 160)
-    assert 3 < len(batches) < 8
+    smoke = load_corpus("smoke")
+    whole = tokenize(smoke, smollm2.checkpoint.tokenizer, "none", 4096)
+    # No two of one length, so that each batch of several is padded: without padding attention may run other code.
+    cut = [replace(sequence, ids=sequence.ids[: 4 + sequence.index]) for sequence in whole]
+    samples = [Sample(of.id, of.category, input_ids=sequence.ids) for of, sequence in zip(smoke.samples, cut, strict=True)]
+    batches = deal(cut, 64)
+    record = measure(smollm2.checkpoint, corpus=Corpus("beginnings", tuple(samples)), batch_tokens=64)
     drawn = bootstrap(record.samples, 4, 3)
     assert len(set(drawn.values)) > 1
     for subset in drawn.subsets:
         same = measure(smollm2.checkpoint, batches=[masked(batch, subset.indices) for batch in batches])
         assert same.peak is not None
         assert same.peak.value == subset.value
-        alone = Corpus("subset", tuple(texts[index] for index in subset.indices))
-        other = measure(smollm2.checkpoint, corpus=alone, batch_tokens=160)
+        alone = Corpus("subset", tuple(samples[index] for index in subset.indices))
+        other = measure(smollm2.checkpoint, corpus=alone, batch_tokens=64)
         assert other.peak is not None
         assert abs(other.peak.value - subset.value) <= STEP * max(other.peak.value, subset.value)
 
