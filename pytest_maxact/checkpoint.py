@@ -6,13 +6,12 @@ Only safetensors and GGUF are read: pickled weights can run code. A checkpoint's
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -28,6 +27,7 @@ from pytest_maxact.demo import DEMO_NAMES, demo_folder
 from pytest_maxact.errors import CheckpointError, SettingsError, on_one_line
 from pytest_maxact.errors import first_line as _first_line
 from pytest_maxact.prompts import is_processor
+from pytest_maxact.tokenizer import TOKENIZER_PATTERNS, holds_tokenizer, quiet_transformers
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -38,12 +38,7 @@ SMALL_FILES = (
     "config.json",
     adapters.CONFIG,
     INDEX,
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab*",
-    "merges.txt",
-    "*.model",
+    *TOKENIZER_PATTERNS,
     "chat_template*",
     "*processor_config.json",
     "*.py",
@@ -51,7 +46,6 @@ SMALL_FILES = (
 LACKING = re.compile(r"(requires (the )?|dependencies: )`?(?P<library>torchvision|PIL|Pillow)\b", re.IGNORECASE)
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 BALANCED = "balanced"  # the device that is all there are
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 Remembered = Callable[[Sequence[Path], Callable[[Sequence[Path]], str]], str]
 
@@ -189,7 +183,7 @@ def load(
     spread = balanced or packed
     device_map: Any = None if not spread else BALANCED if balanced else {"": device}
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             model, info = _load_model(reference, dtype, torch.device(device), device_map)
     except Exception as cause:  # transformers raises whatever its parts raise
         raise CheckpointError(
@@ -201,7 +195,7 @@ def load(
     if not spread:
         model = model.to(device)
     if reference.base is not None:
-        with _quiet_transformers():
+        with quiet_transformers():
             model = adapters.put_on(model, reference.folder, reference.id)
     for part in filter(None, (reference, reference.base)):
         if _stamps(part) != part.stamps:
@@ -229,7 +223,7 @@ def check_device(reference: Reference, device: torch.device) -> None:
     """
     whole = reference.base or reference
     if whole.gguf is None:
-        with _quiet_transformers():
+        with quiet_transformers():
             quantized.check(whole.config, whole.id, device)
 
 
@@ -284,7 +278,7 @@ def has_tokenizer(reference: Reference) -> bool:
 
 
 def _own_tokenizer(reference: Reference) -> bool:
-    return reference.gguf is not None or any((reference.folder / file).exists() for file in TOKENIZER_FILES)
+    return reference.gguf is not None or holds_tokenizer(reference.folder)
 
 
 def load_tokenizer(reference: Reference) -> Any:
@@ -305,7 +299,7 @@ def load_tokenizer(reference: Reference) -> Any:
     if reference.base is not None:  # there is no config.json beside it
         where["config"] = reference.config
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             return AutoTokenizer.from_pretrained(str(reference.folder), local_files_only=not own_code, **where)
     except Exception as cause:  # transformers raises whatever its parts raise
         if "trust_remote_code" in str(cause):
@@ -334,7 +328,7 @@ def load_processor(reference: Reference) -> Any:
             f"{' and '.join(PROCESSOR_FILES)} in {reference.folder.absolute()}): add its files, or use a corpus of texts"
         )
     try:
-        with _quiet_transformers(), warnings.catch_warnings():
+        with quiet_transformers(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a session may make errors of them
             processor = AutoProcessor.from_pretrained(
                 str(reference.folder), local_files_only=True, trust_remote_code=reference.trust_remote_code
@@ -444,7 +438,7 @@ def _gguf(path: Path) -> Reference:
         except ImportError:
             raise CheckpointError(f"reading {path.name} needs the library {library}: `pip install gguf accelerate`") from None
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             config = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
     except Exception as cause:  # the parser raises whatever a damaged file makes it raise
         raise CheckpointError(f"{path} is no GGUF file that transformers can read: {type(cause).__name__}: {cause}") from None
@@ -516,7 +510,7 @@ def _config(folder: Path, name: str, trust_remote_code: bool) -> Any:
             "trust it add --maxact-trust-remote-code"
         )
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             return AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     except Exception as cause:  # transformers raises whatever its parts raise
         reason = str(cause).strip().splitlines()[0]
@@ -640,19 +634,3 @@ def _digest(files: Sequence[Path]) -> str:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No progress bars and no advice from transformers: ours say what matters, in one line."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -12,10 +12,13 @@ from typing import Any, NamedTuple
 
 from pytest_maxact import hub
 from pytest_maxact.errors import CorpusError, first_line
+from pytest_maxact.tokenizer import TokenizerError, load_tokenizer_alone
 
 HUB_PREFIX = "hf:"
 HUB_NAME = re.compile(rf"{HUB_PREFIX}{hub.HUB_ID.pattern}(\?(?P<settings>.*))?")
-HUB_SETTINGS = ("split", "column", "config")
+HUB_SETTINGS = ("split", "column", "config", "tokenizer")
+# Data sets that hold token ids and do not say of which tokenizer.
+TOKENIZERS = {"Clxxxx/eval_diverse_dataset": "meta-llama/Llama-2-7b-hf"}  # that of arXiv 2605.15572
 CONTENT = ("text", "input_ids")
 LABELS = ("id", "category")
 
@@ -48,25 +51,34 @@ def hub_rows(name: str) -> Iterator[Row]:
     """The rows of a data set of the Hub.
 
     Args:
-        name: `hf:org/name@revision?split=S&column=C&config=N`; what follows the name may be left out or stand in any order.
-            Without a split it is `train`, or the only one; without a column `text` or `input_ids`, or the only one of strings.
+        name: `hf:org/name@revision?split=S&column=C&config=N&tokenizer=T`; what follows the name may be left out or stand in
+            any order. Without a split it is `train`, or the only one; without a column `text` or `input_ids`, or the only one
+            of strings. A tokenizer, by hub id or folder, says whose token ids the column holds: they become the texts that
+            they stand for, without special tokens. Without one, token ids are the model's own, but for `TOKENIZERS`.
 
     Raises:
-        CorpusError: where the name is malformed, the data set, its split or column is not found, or cannot be read.
+        CorpusError: where the name is malformed, the data set, its split or column is not found, or cannot be read, or its
+            token ids cannot be turned into texts.
 
     """
     match = HUB_NAME.fullmatch(name)
     settings = dict(part.partition("=")[::2] for part in match["settings"].split("&")) if match and match["settings"] else {}
     if match is None or not settings.keys() <= set(HUB_SETTINGS) or "" in settings.values():
         raise CorpusError(
-            f"corpus {name} is not written as hf:org/name@revision?split=train&column=text&config=name, in which only "
-            "hf:org/name is needed"
+            f"corpus {name} is not written as hf:org/name@revision?split=train&column=text&config=name&tokenizer=org/name, in "
+            "which only hf:org/name is needed"
         )
     dataset = _load(name, match["repository"], match["revision"], settings)
     hint = "say which holds the samples, with ?column=NAME"
     columns = _columns(dataset.features.arrow_schema, settings.get("column"), f"corpus {name}", hint)
-    rows = dataset.select_columns(list(columns))
-    return _table(rows, columns, f"corpus {name}", f"{match['repository'].split('/')[-1]}-{dataset.split}")
+    table = dataset.select_columns(list(columns))
+    rows = _table(table, columns, f"corpus {name}", f"{match['repository'].split('/')[-1]}-{dataset.split}")
+    tokenizer = settings.get("tokenizer", TOKENIZERS.get(match["repository"]))
+    if "input_ids" in columns.values():
+        return rows if tokenizer is None else _decoded(rows, tokenizer, f"corpus {name}")
+    if "tokenizer" in settings:
+        raise CorpusError(f"corpus {name} holds texts, which the model's own tokenizer encodes: leave out tokenizer=")
+    return rows
 
 
 def _lines(path: Path, encoding: str) -> list[str]:
@@ -120,6 +132,31 @@ def _table(rows: Iterable[dict[str, Any]], columns: dict[str, str], source: str,
         # A missing label is no label; missing content is told by the check that all samples go through.
         data = {key: row[column] for column, key in columns.items() if key in CONTENT or row[column] is not None}
         yield Row(f"{source}, row {number}", f"{name}-{number}", data)
+
+
+def _decoded(rows: Iterable[Row], name: str, source: str) -> Iterator[Row]:
+    """The texts that token ids stand for, without special tokens; those that are blank then are left out."""
+    another = "tokenizer=org/name, or a folder"
+    try:
+        tokenizer = load_tokenizer_alone(name)
+    except TokenizerError as cause:
+        raise CorpusError(
+            f"{source} holds token ids of {name}, and this tokenizer cannot be loaded: {cause}; or name a copy of it, with "
+            f"{another}"
+        ) from None
+    known = frozenset(tokenizer.get_vocab().values())
+    for row in rows:
+        ids = row.data["input_ids"]
+        if ids is None:  # told by the check that all samples go through
+            yield row
+            continue
+        if not known.issuperset(ids):  # which the tokenizer would pass over
+            stranger = next(id_ for id_ in ids if id_ not in known)
+            raise CorpusError(f"{row.place}: {stranger} is no token id of {name}: name the tokenizer it is of, with {another}")
+        text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        if text.strip():
+            labels = {key: row.data[key] for key in LABELS if key in row.data}
+            yield row._replace(data={"text": text, **labels})
 
 
 def _columns(schema: Any, wanted: str | None, source: str, hint: str) -> dict[str, str]:

@@ -26,13 +26,14 @@ import peft
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from huggingface_hub import constants
-from transformers import AutoModel
+from huggingface_hub import constants, hf_hub_download
+from transformers import AutoModel, PreTrainedTokenizerFast
 
 from pytest_maxact.checkpoint import fetch, find, load
 from pytest_maxact.errors import CheckpointError
 from pytest_maxact.hub import HubError, snapshot
 from pytest_maxact.record import Measurement
+from pytest_maxact.tokenizer import TokenizerError, load_tokenizer_alone
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_right"
@@ -41,8 +42,8 @@ TOKEN = "hf_right"
 class Hub(ThreadingHTTPServer):
     """Serves folders as repositories, each with one commit that `main` and `v1` name at first, and notes what was asked for.
 
-    A name may begin with `datasets/`. `acme/private` shows itself only to the right token, `acme/gated` shows its files to
-    nobody; an API answer of `status` replaces all others.
+    A name may begin with `datasets/`. `acme/private` shows itself only to the right token, those in `gated` show their files
+    to nobody; an API answer of `status` replaces all others.
     """
 
     def __init__(self, repositories: dict[str, Path]) -> None:
@@ -51,6 +52,7 @@ class Hub(ThreadingHTTPServer):
         self.asked: list[str] = []
         self.status = 200
         self.revisions = {"main", "v1", COMMIT}
+        self.gated = {"acme/gated"}
 
     @property
     def endpoint(self) -> str:
@@ -93,7 +95,7 @@ class Handler(BaseHTTPRequestHandler):
             what, revision, file = (*path.removeprefix(api).removeprefix(name).strip("/").split("/", 2), "", "")[:3]
             if revision and revision not in self.server.revisions:
                 return self._send(404, b"", with_body, error="RevisionNotFound")
-            if what == "resolve" and name == "acme/gated":
+            if what == "resolve" and name in self.server.gated:
                 return self._send(403, b"", with_body, error="GatedRepo")
             if what == "resolve" and not (folder / file).is_file():
                 return self._send(404, b"", with_body, error="EntryNotFound")
@@ -493,6 +495,97 @@ def test_a_checkpoint_of_the_hub_is_measured_over_a_data_set_of_the_hub(
     assert run("acme/tiny", "--maxact-corpus=hf:acme/texts", "--maxact-samples=2").ret == 0
     record = Measurement.load(pytester.path / "record.json")
     assert (record.corpus.id, record.corpus.samples, record.corpus.categories) == ("hf:acme/texts", 2, {"c": 2})
+
+
+TEXTS = ["The tide comes in.", " Two  words\n", "déjà vu"]
+PAPER, LLAMA = "Clxxxx/eval_diverse_dataset", "meta-llama/Llama-2-7b-hf"
+
+
+@pytest.fixture
+def ids(hub: Hub, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """The folder of the data set acme/ids: token ids of `acme/tiny`, which begin with its BOS token."""
+    folder = hub.repositories["datasets/acme/ids"] = tmp_path / "ids"
+    folder.mkdir()
+    encoded = [[tokenizer.bos_token_id, *tokenizer(text)["input_ids"]] for text in TEXTS]
+    # Beside texts an empty row, blank ones, and a special token that stands inside.
+    encoded += [[], [tokenizer.bos_token_id], tokenizer(" \n")["input_ids"], [*encoded[0], tokenizer.eos_token_id, *encoded[2]]]
+    categories = ["prose", None, "prose", "x", "x", "x", "both"]
+    pq.write_table(pa.table({"input_ids": encoded, "category": categories}), folder / "train.parquet")
+    pq.write_table(pa.table({"input_ids": [[5], [6, 512, 5]]}), folder / "test.parquet")
+    pq.write_table(pa.table({"input_ids": [[5], None]}), folder / "validation.parquet")
+    (folder / ".gitattributes").write_text("")
+    return folder
+
+
+def decoded(name: str) -> str:
+    """What the training split of acme/ids gives, under the name of a data set."""
+    rows = [(1, "prose", TEXTS[0]), (2, "uncategorized", TEXTS[1]), (3, "prose", TEXTS[2]), (7, "both", TEXTS[0] + TEXTS[2])]
+    return json.dumps([[f"{name}-train-{row}", category, text] for row, category, text in rows])
+
+
+def test_token_ids_of_another_tokenizer_become_texts(
+    hub: Hub, ids: Path, checkpoint: Path, load_corpora: Callable[..., list[str]]
+) -> None:
+    hub.repositories |= {f"datasets/{PAPER}": ids, LLAMA: checkpoint}
+    expected = {
+        "hf:acme/ids?tokenizer=acme/tiny": decoded("ids"),
+        f"hf:acme/ids?tokenizer={checkpoint}": decoded("ids"),
+        "hf:acme/ids?split=train[:1]&tokenizer=acme/tiny@v1": json.dumps([["ids-train[:1]-1", "prose", TEXTS[0]]]),
+        f"hf:{PAPER}": decoded("eval_diverse_dataset"),
+        "hf:acme/ids?split=test": json.dumps([[f"ids-test-{row}", "uncategorized", None] for row in (1, 2)]),
+    }
+    assert load_corpora(*expected) == list(expected.values())
+    assert not any(path.endswith("model.safetensors") for path in hub.asked)
+    assert load_corpora(f"hf:{PAPER}", HF_HUB_OFFLINE="1") == [decoded("eval_diverse_dataset")]
+
+
+@pytest.mark.usefixtures("texts")
+def test_token_ids_that_cannot_become_texts_are_one_line(
+    hub: Hub, ids: Path, checkpoint: Path, tmp_path: Path, load_corpora: Callable[..., list[str]]
+) -> None:
+    hub.repositories |= {f"datasets/{PAPER}": ids, LLAMA: checkpoint}
+    hub.gated.add(LLAMA)
+    bare, damaged, coded = (tmp_path / name for name in ("bare", "damaged", "coded"))
+    bare.mkdir()
+    shutil.copytree(checkpoint, damaged)
+    (damaged / "tokenizer.json").write_text("{")
+    shutil.copytree(checkpoint, coded)
+    own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]}}
+    (coded / "tokenizer_config.json").write_text(json.dumps(own))
+    (coded / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    at, lacks = f"the Hub ({hub.endpoint})", "this tokenizer cannot be loaded"
+    expected = {
+        f"hf:{PAPER}": f"corpus NAME holds token ids of {LLAMA}, and {lacks}: there is no folder {tmp_path}/{LLAMA}, and {at} "
+        f"gives it only to those who were granted access: ask for it at {hub.endpoint}/{LLAMA}, then set HF_TOKEN or run "
+        "`hf auth login`; or name a copy of it, with tokenizer=org/name, or a folder",
+        "hf:acme/ids?tokenizer=acme/no": f"*{lacks}: there is no folder {tmp_path}/acme/no, and {at} has none of this name, *",
+        "hf:acme/ids?tokenizer=acme/tiny@v9": f"*{lacks}: *{at} has no revision v9 of it: *",
+        "hf:acme/ids?tokenizer=no/such/one": f"*{lacks}: there is no folder {tmp_path}/no/such/one, and it is no hub id *",
+        f"hf:acme/ids?tokenizer={bare}": f"*{lacks}: it has none of tokenizer.json, tokenizer_config.json, *; or name a copy *",
+        f"hf:acme/ids?tokenizer={damaged}": f"*token ids of {damaged}, and {lacks}: *Error: *; or name a copy *",
+        f"hf:acme/ids?tokenizer={coded}": f"*{lacks}: it needs Python code of its own, which is not run for a corpus; or *",
+        "hf:acme/ids?split=test&tokenizer=acme/tiny": "corpus NAME, row 2: 512 is no token id of acme/tiny: name the tokenizer "
+        "it is of, with tokenizer=org/name, or a folder",
+        "hf:acme/ids?split=validation&tokenizer=acme/tiny": 'corpus NAME, row 2: "input_ids" must be a list of whole numbers *',
+        "hf:acme/ids?split=train[3:6]&tokenizer=acme/tiny": "corpus NAME has no samples: give it at least one",
+        "hf:acme/texts?tokenizer=acme/tiny": "corpus NAME holds texts, which the model's own tokenizer encodes: leave out *",
+    }
+    for name, line in zip(expected, load_corpora(*expected), strict=True):
+        pattern = expected[name].replace("NAME", name).replace("[", "[[]")
+        assert fnmatch.fnmatchcase(line, pattern), line
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_cache_that_lacks_the_tokenizer_is_no_repository_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    hf_hub_download("acme/tiny", "config.json")  # after which the cache does not know what else there is
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(TokenizerError, match=r"HF_HUB_OFFLINE is set and the cache .* does not hold all of it"):
+        load_tokenizer_alone("acme/tiny")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    load_tokenizer_alone("acme/tiny")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert load_tokenizer_alone("acme/tiny").decode([1]) == "<bos>"
 
 
 @pytest.fixture

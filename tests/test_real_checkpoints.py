@@ -12,9 +12,9 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pytest_maxact.checkpoint import Checkpoint, load
-from pytest_maxact.corpus import load_corpus, tokenize
+from pytest_maxact.corpus import Corpus, Sample, TokenSequence, deal, load_corpus, tokenize
 from pytest_maxact.record import Baseline, Measurement
 from pytest_maxact.runner import measure
+from pytest_maxact.validity import bootstrap
 
 pytestmark = pytest.mark.checkpoint
 
@@ -235,6 +236,37 @@ def test_batches_of_another_composition_stay_within_one_step(smollm2: WholeRun) 
     for mine, theirs in zip(one.sites, other.sites, strict=True):
         assert mine.count == theirs.count
         assert abs(mine.value - theirs.value) <= STEP * max(mine.value, theirs.value)
+
+
+def masked(batch: list[TokenSequence], kept: Collection[int]) -> dict[str, torch.Tensor]:
+    """A padded batch in which only the samples with these indices count."""
+    shape = len(batch), max(len(sequence.ids) for sequence in batch)
+    ids, mask = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
+    for row, sequence in enumerate(batch):
+        ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
+        mask[row, : len(sequence.ids)] = int(sequence.index in kept)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def test_a_bootstrap_is_what_running_its_subsets_gives(smollm2: WholeRun) -> None:
+    """In the batches of the whole run to the bit, in batches of their own within one bfloat16 step."""
+    smoke = load_corpus("smoke")
+    whole = tokenize(smoke, smollm2.checkpoint.tokenizer, "none", 4096)
+    # No two of one length, so that each batch of several is padded: without padding attention may run other code.
+    cut = [replace(sequence, ids=sequence.ids[: 4 + sequence.index]) for sequence in whole]
+    samples = [Sample(of.id, of.category, input_ids=sequence.ids) for of, sequence in zip(smoke.samples, cut, strict=True)]
+    batches = deal(cut, 64)
+    record = measure(smollm2.checkpoint, corpus=Corpus("beginnings", tuple(samples)), batch_tokens=64)
+    drawn = bootstrap(record.samples, 4, 3)
+    assert len(set(drawn.values)) > 1
+    for subset in drawn.subsets:
+        same = measure(smollm2.checkpoint, batches=[masked(batch, subset.indices) for batch in batches])
+        assert same.peak is not None
+        assert same.peak.value == subset.value
+        alone = Corpus("subset", tuple(samples[index] for index in subset.indices))
+        other = measure(smollm2.checkpoint, corpus=alone, batch_tokens=64)
+        assert other.peak is not None
+        assert abs(other.peak.value - subset.value) <= STEP * max(other.peak.value, subset.value)
 
 
 @pytest.fixture
