@@ -370,7 +370,8 @@ class Measurement(Record):
     `trajectory` are None where no value was finite; `modalities` is empty without images, `parts` where one corpus
     ran alone, `policies` where one policy of special tokens did. `notes` say in words what could not
     be observed. `histogram` and `hidden_peaks`, float32 [layers, samples], come from arrays that are kept in a sidecar
-    file when the record is saved, and with them `samples` where there are more than 10,000. M and its analysis are those of arXiv 2605.15572, the Sun figures those of arXiv 2402.17762.
+    file when the record is saved, and with them `samples` where there are more than 10,000. M and its analysis are those of
+    arXiv 2605.15572, the Sun figures those of arXiv 2402.17762.
 
     Raises:
         pydantic.ValidationError: where a field is missing, unknown or of another type.
