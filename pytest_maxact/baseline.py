@@ -110,6 +110,12 @@ def changes(old: Baseline | None, new: Baseline) -> list[str]:
     for part in ("peak", "dominance", "sun"):
         if getattr(old, part) != getattr(new, part):
             lines.append(f"{part}: {_brief(getattr(old, part))} -> {_brief(getattr(new, part))}")
+    alone = {joined.corpus: joined.value for joined in old.parts}
+    for joined in new.parts:
+        stored = alone.pop(joined.corpus, None)
+        if stored != joined.value:
+            lines.append(f"{joined.corpus} alone: {'unknown' if stored is None else number(stored)} -> {number(joined.value)}")
+    lines += [f"{corpus} alone: gone" for corpus in alone]
     known = {(site.component, site.layer): site for site in old.sites}
     for site in new.sites:
         before = known.pop((site.component, site.layer), None)

@@ -122,7 +122,7 @@ class MaxactCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
             return
         try:
             fingerprint = fetch(find(str(saved))).fingerprint
-            record = Measurement.load(path)
+            record = Measurement.load(path, samples=False)
             model = record.model.model_copy(update={"fingerprint": fingerprint})
             record.model_copy(update={"model": model}).save(path)
         except (MaxactError, OSError) as cause:

@@ -50,8 +50,8 @@ OPTIONS = (
     ),
     Option(
         "corpus",
-        "bundled corpus (core, smoke, images, diverse-5k, stress), a JSON Lines, .txt or .parquet file, or hf:org/dataset; "
-        "A+B joins",
+        "bundled corpus (core, smoke, images, diverse-5k, stress, vocabulary), a JSON Lines, .txt or .parquet file, or "
+        "hf:org/dataset; A+B joins",
         "NAME",
         "core",
         may_be_path=True,

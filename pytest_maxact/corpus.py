@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_maxact.corpus_sources import HUB_PREFIX, Row, file_rows, hub_rows
-from pytest_maxact.errors import CorpusError
+from pytest_maxact.errors import CorpusError, first_line
 from pytest_maxact.generated import DIGESTS, make
 from pytest_maxact.generated.draw import Draw
 from pytest_maxact.images import ImageFile, image_file
@@ -97,9 +97,9 @@ class Corpus:
             CorpusError: where there is no room for what stands before a token.
 
         """
-        if len(vocabulary.prefix) >= max_length and any(s.draw is not None and s.draw.kind == "each" for s in self.samples):
+        if len(vocabulary.prefix) >= max_length:
             raise CorpusError(
-                f"corpus {self.id} runs each token after the {len(vocabulary.prefix)} that the special-token policy puts first "
+                f"corpus {self.id} runs tokens after the {len(vocabulary.prefix)} that the special-token policy puts first, "
                 f"and samples are cut at {max_length} tokens: raise --maxact-max-length, or use --maxact-special-tokens=none"
             )
         samples: list[Sample] = []
@@ -109,7 +109,7 @@ class Corpus:
                 continue
             for name, ids in sample.draw.samples(vocabulary, max_length):
                 samples.append(Sample(name, sample.category, input_ids=ids, corpus=sample.corpus))
-        return replace(self, samples=tuple(samples))
+        return _without_duplicates(replace(self, samples=tuple(samples)))
 
     def first(self, count: int) -> Corpus:
         """The first `count` samples of an order that keeps the categories in proportion, at any count.
@@ -162,7 +162,9 @@ def load_corpus(name: str) -> Corpus:
     parts = [_load_one(part) for part in name.split("+")]
     if len(parts) == 1:
         return _without_duplicates(parts[0])
-    samples = tuple(replace(sample, corpus=part.id) for part in parts for sample in part.samples)
+    ids = Counter(part.id for part in parts)
+    called = [part.id if ids[part.id] == 1 else typed for part, typed in zip(parts, name.split("+"), strict=True)]
+    samples = tuple(replace(sample, corpus=own) for part, own in zip(parts, called, strict=True) for sample in part.samples)
     return _without_duplicates(Corpus("+".join(part.id for part in parts), samples))
 
 
@@ -184,7 +186,8 @@ def _load_one(name: str) -> Corpus:
         return _corpus(name, hub_rows(name), f"corpus {name}")
     path = data_folder("corpora") / f"{name}.jsonl" if name in bundled() else Path(name).expanduser()
     if path.is_file():
-        return _corpus(path.stem, file_rows(path), f"corpus file {path}")
+        called = path.name if path.stem == VOCABULARY else path.stem  # that name is taken
+        return _corpus(called, file_rows(path), f"corpus file {path}")
     what = "is a folder" if path.is_dir() else "was not found"
     raise CorpusError(
         f"corpus {name} {what} (looked at {path.absolute()}): name a JSON Lines, .txt or .parquet file, hf:org/name for a data "
@@ -283,8 +286,15 @@ def check_tokenizer(corpus: Corpus, tokenizer: Any, special_tokens: SpecialToken
             f"corpus {corpus.id} has images, and the model came without a processor: pass its processor (transformers' "
             "AutoProcessor) in place of the tokenizer, or use a corpus of texts"
         )
-    if special_tokens == "chat" and not chat_template(tokenizer):
-        raise CorpusError("the tokenizer has no chat template: use --maxact-special-tokens=none or =tokenizer")
+    if special_tokens == "chat":
+        if not chat_template(tokenizer):
+            raise CorpusError("the tokenizer has no chat template: use --maxact-special-tokens=none or =tokenizer")
+        try:
+            chat_ids(tokenizer, "text")
+        except Exception as cause:  # whatever a template's author let it raise
+            raise CorpusError(
+                f"the chat template cannot be used ({first_line(cause)}): use --maxact-special-tokens=none or =tokenizer"
+            ) from None
 
 
 def tokenize(corpus: Corpus, tokenizer: Any, special_tokens: SpecialTokens, max_length: int) -> list[TokenSequence]:

@@ -147,6 +147,7 @@ def maxact_measurement(
     from torch import nn
 
     from pytest_maxact.checkpoint import Checkpoint
+    from pytest_maxact.plan import beside_policies
     from pytest_maxact.progress import progress_of
     from pytest_maxact.runner import measure
     from pytest_maxact.session import told_in_a_line
@@ -166,15 +167,19 @@ def maxact_measurement(
         settings = Settings.from_pytest(request.config)
         progress = progress_of(request.config, type(model).__name__)
         progress.stage("measuring")
-        return measure(
-            model,
-            tokenizer,
-            maxact_corpus,
-            max_length=settings.max_length,
-            special_tokens=cast(Any, settings.special_tokens),
-            batch_tokens=settings.batch_tokens,
-            progress=progress.tokens,
-        )
+
+        def measure_under(policy: str) -> Measurement:
+            return measure(
+                model,
+                tokenizer,
+                maxact_corpus,
+                max_length=settings.max_length,
+                special_tokens=cast(Any, policy),
+                batch_tokens=settings.batch_tokens,
+                progress=progress.tokens,
+            )
+
+        return beside_policies(measure_under(settings.special_tokens), settings.compared_policies, measure_under)
 
 
 @pytest.fixture(scope="session")

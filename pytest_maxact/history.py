@@ -76,7 +76,7 @@ def recorded(folders: Iterable[Path], like: Measurement, before: int) -> list[Po
         if step is None or step >= before or step in found:
             continue
         try:
-            record = Measurement.load(path)
+            record = Measurement.load(path, samples=False)
         except MeasurementError:
             continue  # of another schema, or no record
         if _conditions(record) == _conditions(like):

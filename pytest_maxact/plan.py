@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -37,7 +38,7 @@ from pytest_maxact.errors import BaselineError, CheckpointError, CorpusError, Se
 from pytest_maxact.processors import ImageTextEncoder
 from pytest_maxact.prompts import SpecialTokens
 from pytest_maxact.published import models
-from pytest_maxact.record import MEASUREMENT_SCHEMA, Baseline, Measurement, PolicyPeak, sidecar_of
+from pytest_maxact.record import MEASUREMENT_SCHEMA, Baseline, Measurement, PolicyPeak, Site, sidecar_of
 from pytest_maxact.resources import data_folder
 from pytest_maxact.runner import Progress, measure
 from pytest_maxact.series import Member
@@ -151,34 +152,38 @@ class Plan:
         checkpoint = self.load()
         how: dict[str, Any] = {name: getattr(self.settings, name) for name in ("max_length", "batch_tokens", "special_tokens")}
         measurement = measure(checkpoint, corpus=self.corpus, sites=self.settings.sites, progress=progress, **how)
-        if self.settings.compared_policies:
-            others = [
-                measure(checkpoint, corpus=self.corpus, progress=progress, **how | {"special_tokens": policy})
-                for policy in self.settings.compared_policies
-            ]
-            measurement = measurement.model_copy(update={"policies": _by_policy([measurement, *others])})
+        measurement = beside_policies(
+            measurement,
+            self.settings.compared_policies,
+            lambda policy: measure(checkpoint, corpus=self.corpus, progress=progress, **how | {"special_tokens": policy}),
+        )
         if not self.settings.benchmark:
             return measurement
         cost = overhead(checkpoint.model, checkpoint.preprocessor(self.corpus), self.corpus, **how)
         return measurement.model_copy(update={"overhead": cost})
 
 
-def _by_policy(measurements: Sequence[Measurement]) -> list[PolicyPeak]:
-    """M under each policy of special tokens; one under which no value was finite is left out."""
-    return [
-        PolicyPeak(
-            component=record.peak.component,
-            layer=record.peak.layer,
-            special_tokens=record.corpus.special_tokens,
-            tokens=record.corpus.tokens,
-            value=record.peak.value,
-            sample=record.peak.sample,
-            position=record.peak.position,
-            token=record.peak.token,
+def beside_policies(
+    measurement: Measurement, others: Sequence[str], measure_under: Callable[[str], Measurement]
+) -> Measurement:
+    """The measurement with its M and that under other policies of special tokens beside each other."""
+    if not others:
+        return measurement
+    found = []
+    for record in (measurement, *map(measure_under, others)):
+        peak = record.peak
+        found.append(
+            PolicyPeak(
+                special_tokens=record.corpus.special_tokens,
+                tokens=record.corpus.tokens,
+                value=math.nan if peak is None else peak.value,
+                site=None if peak is None else Site(component=peak.component, layer=peak.layer),
+                sample=None if peak is None else peak.sample,
+                position=None if peak is None else peak.position,
+                token=None if peak is None else peak.token,
+            )
         )
-        for record in measurements
-        if record.peak is not None
-    ]
+    return measurement.model_copy(update={"policies": found})
 
 
 def _check_preprocessor(settings: Settings, reference: Reference, corpus: Corpus) -> None:

@@ -195,9 +195,9 @@ class Peak(Location, Site):
 
 
 class PartPeak(Record):
-    """max|a| over the samples of one of the corpora that were joined, over all sites that are part of M, and its first place.
+    """max|a| over the samples of one of the corpora that were joined, over all sites that are part of M.
 
-    Values that cannot be traced to a sample are left out, as in `SampleFigures`.
+    It is the largest peak of a sample (see `SampleFigures`), of equals that of the first; NaN where no value was finite.
     """
 
     corpus: str
@@ -209,12 +209,13 @@ class PartPeak(Record):
     token: str | None
 
 
-class PolicyPeak(Site):
-    """M of the same checkpoint and corpus under one policy of special tokens, and the first place of it."""
+class PolicyPeak(Record):
+    """M of the same checkpoint and corpus under one policy of special tokens, and where it stands; NaN where there is none."""
 
     special_tokens: str
     tokens: int
     value: Figure
+    site: Site | None
     sample: str | None
     position: int | None
     token: str | None
@@ -482,8 +483,12 @@ class Measurement(Record):
         write_atomically(path, record.dumps())
 
     @classmethod
-    def load(cls, path: str | Path) -> Measurement:
+    def load(cls, path: str | Path, *, samples: bool = True) -> Measurement:
         """Read a record.
+
+        Args:
+            path: the file that `save` wrote.
+            samples: whether to read the samples of a large corpus from the sidecar; without them `samples` is empty.
 
         Raises:
             MeasurementError: where the file is missing, is no JSON, or does not follow the schema; or where samples are in its
@@ -492,14 +497,18 @@ class Measurement(Record):
         """
         record = _load(cls, Path(path), MeasurementError, "record", MEASUREMENT_SCHEMA)
         record._folder = Path(path).parent
-        if record.sidecar is not None and record.sidecar.samples:
+        apart = record.sidecar is not None and record.sidecar.samples
+        if apart and not samples:
+            return record
+        if apart:
             try:
-                samples = SAMPLES.validate_json(record.arrays.samples, strict=True)
+                found = SAMPLES.validate_json(record.arrays.samples, strict=True)
             except ValidationError as cause:
                 raise MeasurementError(f"the samples beside {path} are malformed: {cause.errors()[0]['msg']}") from None
-            if len(samples) != record.corpus.samples:
-                raise MeasurementError(f"the samples beside {path} are not those of the record: measure again to have them")
-            record = record.model_copy(update={"samples": samples})
+            record = record.model_copy(update={"samples": found})
+        if len(record.samples) != record.corpus.samples:
+            told = f"{len(record.samples):,} samples, and its corpus had {record.corpus.samples:,}"
+            raise MeasurementError(f"the record {path} has {told}: measure again to have them all")
         return record
 
 
@@ -670,7 +679,7 @@ class Baseline(Record):
             model=BaselineModel(**{name: getattr(measurement.model, name) for name in BaselineModel.model_fields}),
             corpus=BaselineCorpus(**{name: getattr(measurement.corpus, name) for name in BaselineCorpus.model_fields}),
             peak=BaselinePeak(**{name: getattr(peak, name) for name in BaselinePeak.model_fields}),
-            parts=[BaselinePart(corpus=part.corpus, value=part.value) for part in measurement.parts],
+            parts=[BaselinePart(corpus=p.corpus, value=p.value) for p in measurement.parts if not math.isnan(p.value)],
             dominance=measurement.dominance,
             sun=measurement.sun,
             tolerances=list(tolerances),

@@ -192,22 +192,20 @@ def _parts(work: Work, samples: Sequence[SampleFigures], texts: Texts) -> list[P
     for corpus in dict.fromkeys(name for name in work.corpora if name is not None):
         own = [index for index, name in enumerate(work.corpora) if name == corpus]
         tokens = sum(samples[index].tokens for index in own)
-        held = [index for index in own if not math.isnan(samples[index].peak)]
-        if held:
-            first = max(held, key=lambda index: samples[index].peak)
-            peak = samples[first]
-            token = None if peak.position is None else texts.token(first, peak.position)
-            parts.append(
-                PartPeak(
-                    corpus=corpus,
-                    samples=len(own),
-                    tokens=tokens,
-                    value=peak.peak,
-                    sample=peak.id,
-                    position=peak.position,
-                    token=token,
-                )
+        first = max(own, key=lambda index: -1.0 if math.isnan(samples[index].peak) else samples[index].peak)
+        peak = samples[first]
+        token = None if peak.position is None else texts.token(first, peak.position)
+        parts.append(
+            PartPeak(
+                corpus=corpus,
+                samples=len(own),
+                tokens=tokens,
+                value=peak.peak,
+                sample=None if math.isnan(peak.peak) else peak.id,
+                position=peak.position,
+                token=token,
             )
+        )
     return parts
 
 

@@ -78,6 +78,9 @@ class Settings:
             raise SettingsError("an update writes the baseline of one checkpoint, and a series was named: name that checkpoint")
         if raw["baseline"] == PREVIOUS and raw["model"] and not series:
             raise SettingsError("--maxact-baseline=previous needs a series: name the earlier checkpoints too, or a glob")
+        policies = tuple(dict.fromkeys(raw["special_tokens"]))
+        if not policies:
+            raise SettingsError("maxact_special_tokens names no policy: give none, tokenizer or chat, or leave it out")
         here = config.invocation_params.dir
         folder = raw["baselines"] or config.rootpath / "baselines"
         home = here if config.getoption("maxact_baselines") else config.rootpath
@@ -87,8 +90,8 @@ class Settings:
             corpus=raw["corpus"],
             samples=_whole(raw, "samples"),
             max_length=_whole(raw, "max_length"),
-            special_tokens=raw["special_tokens"][0],
-            compared_policies=tuple(dict.fromkeys(raw["special_tokens"]))[1:],
+            special_tokens=policies[0],
+            compared_policies=policies[1:],
             batch_tokens=_whole(raw, "batch_tokens"),
             dtype=raw["dtype"],
             device=raw["device"],

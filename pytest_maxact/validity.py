@@ -246,22 +246,25 @@ def saturation(samples: Iterable[SampleFigures]) -> Saturation | None:
 
 
 def describe(measurement: Measurement) -> list[str]:
-    """The verdict in words, with what it rests on and what it cannot see: a sentence a line.
+    """The verdict in words for each corpus, with what it rests on and what it cannot see: a sentence a line.
 
-    That one of N + 1 samples, whose order tells nothing, is the largest has for each the same probability; ties lower it.
+    That one of N + 1 samples, whose order tells nothing, is the largest has for each the same probability; ties lower it. The
+    vocabulary is exhaustive and has no verdict.
     """
-    samples, found = measurement.samples, saturation(measurement.samples)
-    missing = len(samples) - len(with_peaks(samples))
-    left_out = [f"{missing:,} of {len(samples):,} samples hold no finite value and are left out"] if missing else []
-    if found is None:
-        return ["saturation unknown: fewer than four samples hold a finite value", *left_out]
-    lines = [*_verdict(found), *left_out]
-    if measurement.peak is not None and measurement.peak.value > found.value:
+    lines = []
+    corpora = _judged(measurement)
+    for name, samples in corpora.items():
+        about = f"{name}: " if len(measurement.samples_by_corpus) > 1 else ""
+        lines += [about + line for line in _described(samples)]
+    if not corpora:
+        lines.append(f"all there is of the {VOCABULARY} ran, each token once: nothing more of that kind can be expected")
+    largest = max((sample.peak for sample in with_peaks(measurement.samples)), default=math.nan)
+    if measurement.peak is not None and measurement.peak.value > largest:
         lines.append(
             f"M = {number(measurement.peak.value)} is at rows that cannot be traced to samples; this is about the others, of "
-            f"which {number(found.value)} is the largest"
+            f"which {number(largest)} is the largest"
         )
-    share = share_at_start(samples)
+    share = _missed_starts(measurement)
     if share > 0:
         lines.append(
             f"{share:.1%} of the samples peak at position 0, where a causal decoder sees the first token alone: first tokens "
@@ -270,20 +273,42 @@ def describe(measurement: Measurement) -> list[str]:
     return lines
 
 
+def _judged(measurement: Measurement) -> dict[str, list[SampleFigures]]:
+    return {name: samples for name, samples in measurement.samples_by_corpus.items() if name != VOCABULARY}
+
+
+def _missed_starts(measurement: Measurement) -> float:
+    """The share of samples that peak at position 0, where first tokens that did not run may hold more; 0 where they ran.
+
+    Under another policy of special tokens all samples begin alike.
+    """
+    if VOCABULARY in measurement.samples_by_corpus or measurement.corpus.special_tokens != "none":
+        return 0.0
+    share = share_at_start(measurement.samples)
+    return 0.0 if math.isnan(share) else share
+
+
+def _described(samples: Sequence[SampleFigures]) -> list[str]:
+    found, missing = saturation(samples), len(samples) - len(with_peaks(samples))
+    left_out = [f"{missing:,} of {len(samples):,} samples hold no finite value and are left out"] if missing else []
+    if found is None:
+        return ["saturation unknown: fewer than four samples hold a finite value", *left_out]
+    return [*_verdict(found), *left_out]
+
+
 def brief(measurement: Measurement) -> str:
     """The verdict in a sentence for each corpus, and what would tell more.
 
     Left out are the vocabulary, which is exhaustive, and corpora of too few samples to tell.
     """
     sentences = []
-    corpora = {name: samples for name, samples in measurement.samples_by_corpus.items() if name != VOCABULARY}
-    for name, samples in corpora.items():
+    for name, samples in _judged(measurement).items():
         found = saturation(samples)
         if found is not None and found.saturated is not None:
             word = "saturated" if found.saturated else "not saturated"
             sentences.append(f"{name} is {word}: twice as many samples like these would add {_added(found)}")
-    share = share_at_start(sample for samples in corpora.values() for sample in samples)
-    if share > 0.5 and VOCABULARY not in measurement.samples_by_corpus:
+    share = _missed_starts(measurement)
+    if share > 0.5 and measurement.corpus.digest is not None:
         sentences.append(f"{share:.0%} of the samples peak at position 0, for which +{VOCABULARY} tries every token")
     return "; ".join(sentences)
 

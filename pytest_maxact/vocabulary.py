@@ -43,7 +43,8 @@ class Vocabulary:
                     "use --maxact-special-tokens=none"
                 )
             return cls(tuple(range(size)))
-        known = sorted({id_ for id_ in own.get_vocab().values() if 0 <= id_ < size})
+        given = set(own.get_vocab().values())
+        known = sorted(id_ for id_ in given if 0 <= id_ < size)
         if not known:
             raise CorpusError("the tokenizer has no token that the model has an embedding for: use the model's own tokenizer")
         notes = []
@@ -51,9 +52,13 @@ class Vocabulary:
             notes.append(
                 f"{size - len(known):,} of {size:,} token ids are left out of the vocabulary: the tokenizer has no such tokens"
             )
+        if len(known) < len(given):
+            notes.append(
+                f"{len(given) - len(known):,} tokens are left out of the vocabulary: the model has no embedding of them"
+            )
         prefix = _prefix(tokenizer, special_tokens)
         if special_tokens == "tokenizer" and not prefix:
-            notes.append("the tokenizer puts nothing before a text: the vocabulary ran as with --maxact-special-tokens=none")
+            notes.append("the tokenizer puts nothing before a text: drawn tokens ran as with --maxact-special-tokens=none")
         return cls(tuple(known), prefix, tuple(notes))
 
 

@@ -117,7 +117,7 @@ def measurement(*sites: SiteFigures) -> Measurement:
         sun=SunOutcome(passes=True, layers=[1], margin=THIRD),
         trajectory=Trajectory(pattern="jump-and-plateau", largest_step=-math.inf, largest_step_layer=1),
         sites=list(sites) or [figures("hidden", 1, 5e-324, -1e308), figures("embedding", None, math.nan, math.nan)],
-        samples=[SampleFigures(id="s\n1", category=None, tokens=9, peak=math.nan)],
+        samples=[SampleFigures(id=name, category=None, tokens=9, peak=math.nan) for name in ("s\n1", "s2")],
         notes=["one", "two"],
         timing=Timing(seconds=0.1 + 0.2, tokens_per_s=30.0, hook_fraction=None),
     )
@@ -503,12 +503,21 @@ def test_samples_of_a_large_corpus_are_kept_beside_the_record(tmp_path: Path, mo
         Measurement.load(tmp_path / "run.json")
 
 
+def test_a_record_that_lost_samples_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(change(json.loads(measurement().dumps()), "samples", to=[])))
+    with pytest.raises(
+        MeasurementError, match=r"run.json has 0 samples, and its corpus had 2: measure again to have them all$"
+    ):
+        Measurement.load(file)
+
+
 @pytest.mark.parametrize(
     ("samples", "told"),
     [
-        (b"[]", "are not those of the record"),
-        (b"", "are malformed: Invalid JSON"),
-        (b'[{"id": 5}]', "are malformed: "),
+        (b"[]", "the record .*run.json has 0 samples, and its corpus had 2: measure again"),
+        (b"", "the samples beside .*run.json are malformed: Invalid JSON"),
+        (b'[{"id": 5}]', "the samples beside .*run.json are malformed: "),
     ],
 )
 def test_samples_that_are_not_the_records_are_refused(tmp_path: Path, samples: bytes, told: str) -> None:
@@ -518,7 +527,7 @@ def test_samples_that_are_not_the_records_are_refused(tmp_path: Path, samples: b
     text = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
     text["sidecar"] = {"file": "run.npz", "sha256": hashlib.sha256(data).hexdigest(), "samples": True}
     (tmp_path / "run.json").write_text(json.dumps(text))
-    with pytest.raises(MeasurementError, match=rf"the samples beside .*run.json {told}"):
+    with pytest.raises(MeasurementError, match=told):
         Measurement.load(tmp_path / "run.json")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from pytest_maxact.corpus import Corpus, Sample
 from pytest_maxact.errors import SettingsError
-from pytest_maxact.record import SampleFigures
+from pytest_maxact.record import Measurement, PartPeak, SampleFigures
 from pytest_maxact.runner import measure
 from pytest_maxact.validity import (
     LEAST,
@@ -26,6 +27,7 @@ from pytest_maxact.validity import (
     Saturation,
     Subset,
     bootstrap,
+    brief,
     by_category,
     by_position,
     describe,
@@ -280,3 +282,58 @@ def test_the_verdict_says_what_it_rests_on_and_what_it_cannot_see() -> None:
         "saturation unknown: fewer than four samples hold a finite value",
         "1 of 1 samples hold no finite value and are left out",
     ]
+
+
+# --- the summary's word on it
+
+
+def of_corpora(**corpora: list[float]) -> Measurement:
+    """A record over joined corpora, by name the peaks of their samples; each peaks at position 0."""
+    parts = [
+        PartPeak(corpus=name, samples=len(peaks), tokens=9, value=max(peaks), sample=None, position=0, token=None)
+        for name, peaks in corpora.items()
+    ]
+    samples = [
+        SampleFigures(id=f"{name}-{n}", category="x", tokens=1, peak=peak, position=0)
+        for name, peaks in corpora.items()
+        for n, peak in enumerate(peaks)
+    ]
+    return healthy().model_copy(update={"parts": parts if len(parts) > 1 else [], "samples": samples})
+
+
+def told_under(policy: str, record: Measurement) -> str:
+    corpus = record.corpus.model_copy(update={"special_tokens": policy, "digest": "d" * 64})
+    return brief(record.model_copy(update={"corpus": corpus}))
+
+
+FLAT, RISING = [1000.0] * 100, [10.0 * n for n in range(1, 101)]
+
+
+def test_each_corpus_has_its_own_verdict_and_the_vocabulary_none() -> None:
+    told = told_under("none", of_corpora(flat=FLAT, rising=RISING, vocabulary=RISING))
+    flat, rising = told.split("; ")
+    assert flat == "flat is saturated: twice as many samples like these would add nothing"
+    assert re.fullmatch(r"rising is not saturated: twice as many samples like these would add \d+\.\d%", rising)
+    lines = describe(of_corpora(flat=FLAT, vocabulary=RISING))
+    assert lines[0].startswith("flat: saturated: 100 samples give M = 1,000")
+    assert not any("vocabulary" in line or "first token" in line for line in lines)
+
+
+def test_where_the_vocabulary_ran_alone_there_is_nothing_to_expect() -> None:
+    record = of_corpora(vocabulary=RISING)
+    record = record.model_copy(update={"corpus": record.corpus.model_copy(update={"id": "vocabulary"})})
+    assert told_under("none", record) == ""
+    first, *others = describe(record)
+    assert first.startswith("all there is of the vocabulary ran, each token once")
+    assert not any("twice as many" in line or "first token" in line for line in others)
+
+
+@pytest.mark.parametrize(("policy", "hint"), [("none", True), ("tokenizer", False), ("chat", False)])
+def test_the_vocabulary_is_advised_where_first_tokens_vary(policy: str, hint: bool) -> None:
+    assert ("100% of the samples peak at position 0, for which +vocabulary" in told_under(policy, of_corpora(a=FLAT))) == hint
+
+
+def test_a_corpus_of_few_samples_is_not_spoken_of() -> None:
+    few = of_corpora(a=[1.0] * 58)
+    few = few.model_copy(update={"samples": [sample.model_copy(update={"position": 3}) for sample in few.samples]})
+    assert told_under("none", few) == ""

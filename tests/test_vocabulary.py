@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from pytest_maxact.baseline import changes
 from pytest_maxact.checks import Tolerance, judge
-from pytest_maxact.corpus import Corpus, Sample, load_corpus
+from pytest_maxact.corpus import Corpus, Sample, check_tokenizer, load_corpus
 from pytest_maxact.errors import CorpusError
 from pytest_maxact.record import Baseline, Measurement
 from pytest_maxact.report.terminal import summary
 from pytest_maxact.runner import measure
 from pytest_maxact.vocabulary import Vocabulary
+from pytest_maxact.wording import number
 from tests.conftest import tiny_model
 
 TEMPLATE = "<bos>user: {{ messages[0]['content'] }}<eos>assistant:"
@@ -97,14 +102,14 @@ def test_a_template_that_drops_the_text_is_refused(chatty: PreTrainedTokenizerFa
 def test_every_token_runs_once_alone() -> None:
     corpus = load_corpus("vocabulary").drawn_from(Vocabulary((0, 1, 5), prefix=(7, 8)), 3)
     assert [(sample.id, sample.input_ids, sample.category) for sample in corpus.samples] == [
-        ("token 0", (7, 8, 0), "vocabulary"),
-        ("token 1", (7, 8, 1), "vocabulary"),
-        ("token 5", (7, 8, 5), "vocabulary"),
+        ("vocabulary-0", (7, 8, 0), "vocabulary"),
+        ("vocabulary-1", (7, 8, 1), "vocabulary"),
+        ("vocabulary-5", (7, 8, 5), "vocabulary"),
     ]
 
 
 def test_a_prefix_that_leaves_no_room_is_refused() -> None:
-    with pytest.raises(CorpusError, match=r"runs each token after the 2 .* samples are cut at 2 tokens: raise --maxact-max"):
+    with pytest.raises(CorpusError, match=r"runs tokens after the 2 .* samples are cut at 2 tokens: raise --maxact-max"):
         load_corpus("vocabulary").drawn_from(Vocabulary((0,), prefix=(7, 8)), 2)
 
 
@@ -140,7 +145,7 @@ def test_the_sweep_holds_the_maximum_of_each_token_alone(model: Any, swept: Meas
     assert torch.equal(alone, torch.tensor(swept.hidden_peaks[0]))
     best = max(range(size), key=lambda token: swept.samples[token].peak)
     assert swept.peak is not None
-    assert (swept.peak.sample, swept.peak.token_id, swept.peak.value) == (f"token {best}", best, swept.samples[best].peak)
+    assert (swept.peak.sample, swept.peak.token_id, swept.peak.value) == (f"vocabulary-{best}", best, swept.samples[best].peak)
 
 
 def test_no_text_holds_more_at_position_0(model: Any, swept: Measurement, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -150,7 +155,7 @@ def test_no_text_holds_more_at_position_0(model: Any, swept: Measurement, tokeni
     assert texts.peak.value <= swept.peak.value
     by_id = {sample.id: sample.peak for sample in swept.samples}
     first = [tokenizer(sample.text, add_special_tokens=False)["input_ids"][0] for sample in load_corpus("smoke").samples]
-    assert [sample.peak for sample in texts.samples] == [by_id[f"token {token}"] for token in first]
+    assert [sample.peak for sample in texts.samples] == [by_id[f"vocabulary-{token}"] for token in first]
 
 
 def test_of_corpora_that_are_joined_each_has_its_own_maximum(
@@ -184,6 +189,72 @@ def test_maximum_judges_each_of_the_corpora_joined(model: Any, tokenizer: PreTra
     assert verdict.failed
     assert f"{parts[low].corpus} alone" in verdict.summary
     assert "parts" not in Baseline.of(measure(model, tokenizer, "smoke", samples=2, max_length=8)).dumps()
+
+
+def test_an_update_keeps_the_maximum_of_each_corpus(model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    new = Baseline.of(measure(model, tokenizer, "smoke+vocabulary", samples=4, max_length=30))
+    first, second = new.parts
+    lower = first.model_copy(update={"value": first.value / 3})
+    assert changes(new, new) == []
+    assert changes(new.model_copy(update={"parts": [lower, second]}), new) == [
+        f"smoke alone: {number(lower.value)} -> {number(first.value)}"
+    ]
+    assert changes(new.model_copy(update={"parts": []}), new)[0] == f"smoke alone: unknown -> {number(first.value)}"
+    assert changes(new, new.model_copy(update={"parts": [second]})) == ["smoke alone: gone"]
+
+
+def test_a_corpus_without_a_finite_value_is_still_one_of_them(model: Any) -> None:
+    broken = tiny_model("llama")
+    with torch.no_grad():
+        broken.embed_tokens.weight[7] = float("nan")
+    bad = tuple(Sample(f"b{n}", "x", input_ids=(7,) * (n + 1), corpus="bad") for n in range(3))
+    good = tuple(Sample(f"g{n}", "x", input_ids=(n + 8,), corpus="good") for n in range(4))
+    record = measure(broken, None, Corpus("bad+good", bad + good))
+    first, second = record.parts
+    assert (first.corpus, first.samples, first.sample) == ("bad", 3, None)
+    assert math.isnan(first.value)
+    assert (second.corpus, second.samples) == ("good", 4)
+    assert {name: [s.id for s in samples] for name, samples in record.samples_by_corpus.items()} == {
+        "bad": ["b0", "b1", "b2"],
+        "good": ["g0", "g1", "g2", "g3"],
+    }
+    assert Measurement.model_validate_json(record.dumps()) == record
+
+
+def test_files_of_one_name_are_told_apart_and_an_id_may_not_come_twice(tmp_path: Path) -> None:
+    for folder, id_ in (("a", "one"), ("b", "two")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.jsonl").write_text(json.dumps({"id": id_, "input_ids": [1]}))
+    files = [str(tmp_path / folder / "same.jsonl") for folder in "ab"]
+    assert [sample.corpus for sample in load_corpus("+".join(files)).samples] == files
+    (tmp_path / "own.jsonl").write_text(json.dumps({"id": "vocabulary-1", "input_ids": [1]}))
+    with pytest.raises(CorpusError, match="has the id 'vocabulary-1' more than once"):
+        load_corpus(f"{tmp_path / 'own.jsonl'}+vocabulary").drawn_from(Vocabulary((0, 1)), 9)
+    (tmp_path / "vocabulary.jsonl").write_text(json.dumps({"id": "mine", "input_ids": [1]}))
+    assert load_corpus(str(tmp_path / "vocabulary.jsonl")).id == "vocabulary.jsonl"  # which is no sweep
+
+
+def test_what_stress_draws_stands_after_the_prefix_too(tokenizer: PreTrainedTokenizerFast) -> None:
+    prefixed = Vocabulary.of(WithBos(tokenizer), len(tokenizer), "tokenizer")
+    drawn = [sample for sample in load_corpus("stress").drawn_from(prefixed, 50).samples if sample.input_ids is not None]
+    plain = load_corpus("stress").drawn_from(Vocabulary(prefixed.ids), 50)
+    assert len(drawn) == 32
+    assert {sample.input_ids[0] for sample in drawn if sample.input_ids} == {tokenizer.bos_token_id}
+    bare = {sample.id: sample.input_ids or () for sample in plain.samples}
+    assert all((sample.input_ids or ())[1:] == bare[sample.id][:49] for sample in drawn)
+
+
+def test_a_template_that_fails_is_one_line(chatty: PreTrainedTokenizerFast) -> None:
+    chatty.chat_template = "{{ raise_exception('not like this') }}"
+    with pytest.raises(CorpusError, match=r"the chat template cannot be used \(not like this\): use --maxact-special-tokens"):
+        check_tokenizer(load_corpus("vocabulary"), chatty, "chat")
+
+
+def test_tokens_beyond_the_models_rows_are_told(tokenizer: PreTrainedTokenizerFast) -> None:
+    found = Vocabulary.of(tokenizer, 10, "none")
+    assert len(found.ids) == 10
+    more = len(set(tokenizer.get_vocab().values())) - 10
+    assert found.notes == (f"{more:,} tokens are left out of the vocabulary: the model has no embedding of them",)
 
 
 def test_notes_of_the_vocabulary_stand_in_the_record(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -17,8 +17,8 @@ class Draw:
     """Token ids that follow from the vocabulary, a name, and a `length`; None is as long as the run allows.
 
     `uniform` draws each token from the whole vocabulary, independently and with equal chances; `repeated` draws one and
-    repeats it. `each` is no single sample: it is every token of the vocabulary, each after what the special-token policy puts
-    before a text.
+    repeats it. `each` is no single sample: it is every token of the vocabulary. Before them stands what the special-token
+    policy puts before a text.
     """
 
     kind: Kind
@@ -29,11 +29,12 @@ class Draw:
         """Id and token ids of each sample, at most `max_length` tokens."""
         if self.kind == "each":
             for token in vocabulary.ids:
-                yield f"token {token}", (*vocabulary.prefix, token)
+                yield f"{self.name}-{token}", (*vocabulary.prefix, token)
             return
-        chance, ids = Chance(self.name), vocabulary.ids
-        length = max_length if self.length is None else min(self.length, max_length)
+        chance, ids, room = Chance(self.name), vocabulary.ids, max_length - len(vocabulary.prefix)
+        length = room if self.length is None else min(self.length, room)
         if self.kind == "repeated":
-            yield self.name, (ids[chance.below(len(ids))],) * length
+            drawn = (ids[chance.below(len(ids))],) * length
         else:
-            yield self.name, tuple(ids[chance.below(len(ids))] for _ in range(length))
+            drawn = tuple(ids[chance.below(len(ids))] for _ in range(length))
+        yield self.name, (*vocabulary.prefix, *drawn)

@@ -152,7 +152,8 @@ def _by_policy(measurement: Measurement) -> str:
     parts: list[str] = []
     for policy in measurement.policies:
         against = "" if not parts else f" ({ratio(policy.value, measurement.policies[0].value)})"
-        parts.append(f"{policy.special_tokens} {number(policy.value)}{against} at {policy}")
+        where = "" if policy.site is None else f" at {policy.site}"
+        parts.append(f"{policy.special_tokens} {number(policy.value)}{against}{where}")
     return f"M by special tokens: {'; '.join(parts)}" if parts else ""
 
 
