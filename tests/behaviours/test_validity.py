@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from pytest_maxact.record import Baseline, Measurement
 from tests.behaviours.conftest import GREEN, User
@@ -50,6 +53,54 @@ def test_each_policy_of_special_tokens_is_measured_and_the_first_is_judged(quick
     assert quick_user.pytest(*args).ret == 0
     assert quick_user.records == kept  # reused
     assert "policies" not in Baseline.of(record).dumps()
+
+
+def test_m_moves_where_the_tokenizer_adds_a_token(quick_user: User, checkpoint: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "with-bos"))
+    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", backend.token_to_id("<bos>"))])
+    backend.save(str(folder / "tokenizer.json"))
+    args = ["--maxact-special-tokens=none", "--maxact-special-tokens=tokenizer", "--maxact-json=r.json"]
+    result = quick_user.pytest(*args, model=folder, baseline="none")
+    assert result.ret == 0
+    record = Measurement.load(quick_user.folder / "r.json")
+    none, tokenizer = record.policies
+    assert tokenizer.tokens == none.tokens + 2  # a token for each of two samples
+    assert tokenizer.value != none.value
+    alone = quick_user.pytest("--maxact-special-tokens=tokenizer", "--maxact-json=a.json", model=folder, baseline="none")
+    assert alone.ret == 0
+    peak = Measurement.load(quick_user.folder / "a.json").peak
+    assert peak is not None
+    assert (tokenizer.value, tokenizer.token, tokenizer.position) == (peak.value, peak.token, peak.position)
+
+
+def test_an_overridden_model_is_measured_under_each_policy(quick_user: User) -> None:
+    quick_user.pytester.makeconftest(
+        f"""
+        import pytest
+        from pytest_maxact.checkpoint import find, load
+
+        @pytest.fixture(scope="session")
+        def maxact_model():
+            checkpoint = load(find({str(quick_user.checkpoint)!r}))
+            return checkpoint.model, checkpoint.tokenizer
+        """
+    )
+    quick_user.pytester.makepyfile(
+        """
+        def test_mine(maxact_measurement):
+            assert [policy.special_tokens for policy in maxact_measurement.policies] == ["none", "tokenizer"]
+        """
+    )
+    args = ["--maxact-special-tokens=none", "--maxact-special-tokens=tokenizer", f"--maxact-corpus={quick_user.corpus}"]
+    assert quick_user.pytest(*args, baseline=None).ret == 0
+
+
+def test_an_empty_list_of_policies_is_status_4(quick_user: User) -> None:
+    Path(quick_user.folder, "pytest.ini").write_text("[pytest]\nmaxact_special_tokens = ,\n")
+    result = quick_user.pytest()
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["ERROR: maxact_special_tokens names no policy: *"])
 
 
 def test_one_policy_says_nothing_of_others(quick_user: User) -> None:
