@@ -280,7 +280,7 @@ def test_the_verdict_says_what_it_rests_on_and_what_it_cannot_see() -> None:
     ]
     assert describe(healthy()) == [
         "saturation unknown: fewer than four samples hold a finite value",
-        "1 of 1 samples hold no finite value and are left out",
+        "2 of 2 samples hold no finite value and are left out",
     ]
 
 
