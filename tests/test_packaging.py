@@ -56,6 +56,9 @@ def test_a_wheel_holds_what_it_should_and_nothing_else(wheel: Path) -> None:
     assert "pytest_maxact/py.typed" in names
     assert {"pytest_maxact/corpora/images.jsonl", "pytest_maxact/corpora/images/face.png"} <= set(names)
     assert "pytest_maxact/demo/checkpoints/demo-blowup/model.safetensors" in names
+    published = {name.rpartition("/")[2] for name in names if name.startswith("pytest_maxact/baselines/published/")}
+    assert {"landscape.json", "Qwen--Qwen3-8B.json"} < published
+    assert len(published) == 28
     assert {name.split("/")[0] for name in names} == {"pytest_maxact", f"pytest_maxact-{wheel.name.split('-')[1]}.dist-info"}
 
 
