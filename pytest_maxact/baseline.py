@@ -78,14 +78,14 @@ def look_up(setting: str, model_id: str, folder: Path, origin: str | None = None
 def update(stored: Stored, measurement: Measurement) -> list[str]:
     """Write the measurement as the baseline, keeping the old one's tolerances, and say in lines what changed.
 
-    Where neither figures nor conditions changed, nothing is written. Tolerances of published figures are not kept.
+    Where neither figures nor conditions changed, nothing is written.
 
     Raises:
         BaselineError: where the measurement is not fit to be a baseline, or the file cannot be written.
 
     """
     old = stored.baseline
-    new = Baseline.of(measurement, old.tolerances if old and old.provenance is None else ())
+    new = Baseline.of(measurement, old.tolerances if old else ())
     lines = changes(old, new)
     if stored.source == stored.target and not lines:
         return [f"baseline {stored.target} is unchanged"]

@@ -122,7 +122,7 @@ class MaxactCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
             return
         try:
             fingerprint = fetch(find(str(saved))).fingerprint
-            record = Measurement.load(path, samples=False)
+            record = Measurement.load(path)
             model = record.model.model_copy(update={"fingerprint": fingerprint})
             record.model_copy(update={"model": model}).save(path)
         except (MaxactError, OSError) as cause:
@@ -195,7 +195,7 @@ class MaxactCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
     def _read_back(self, folder: Path, steps: list[int]) -> None:
         for step in steps:
             try:
-                record = Measurement.load(folder / f"{_label(step)}.json")
+                record = Measurement.load(folder / f"{_label(step)}.json", samples=False)
             except MaxactError as cause:
                 logger.warning("maxact: growth is judged without step %d: %s", step, cause)
             else:

@@ -473,8 +473,9 @@ class Measurement(Record):
         """
         path, record = Path(path), self
         if self._arrays is not None or self.sidecar is not None:
-            apart = len(self.samples) > LARGE
-            samples = SAMPLES.dump_json(self.samples) if apart else b""
+            unread = self.sidecar is not None and self.sidecar.samples and not self.samples
+            apart = unread or len(self.samples) > LARGE
+            samples = self.arrays.samples if unread else SAMPLES.dump_json(self.samples) if apart else b""
             data = replace(self.arrays, samples=samples).dumps()
             target = sidecar_of(path)
             write_atomically(target, data)

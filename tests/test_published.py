@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pytest_maxact import outcome, published
-from pytest_maxact.baseline import PUBLISHED_FOLDER, Stored, file_name, look_up, update
+from pytest_maxact.baseline import PUBLISHED_FOLDER, file_name, look_up
 from pytest_maxact.checks import Tolerance, compare, judge, maximum
 from pytest_maxact.errors import BaselineError
 from pytest_maxact.published.make import main, make
@@ -333,14 +333,6 @@ def test_a_published_one_may_be_named_but_auto_never_takes_it(tmp_path: Path) ->
     own.save(tmp_path / "Qwen--Qwen3-8B.json")
     assert look_up("Qwen/Qwen3-8B", "my-copy", tmp_path).baseline == own
     assert look_up("published", "Qwen/Qwen3-8B", tmp_path).baseline != own
-
-
-def test_an_update_over_a_published_one_is_our_own_baseline(tmp_path: Path) -> None:
-    file = tmp_path / "own.json"
-    update(Stored(published.figures("Qwen3-8B"), None, file, wanted=True), measured("Qwen3-8B"))
-    written = Baseline.load(file)
-    assert (written.provenance, written.tolerances) == (None, [])
-    assert "provenance" not in file.read_text(encoding="utf-8")
 
 
 # --- how they are made

@@ -498,6 +498,10 @@ def test_samples_of_a_large_corpus_are_kept_beside_the_record(tmp_path: Path, mo
     back.save(tmp_path / "again.json")
     assert Measurement.load(tmp_path / "again.json") == back
     np.testing.assert_array_equal(back.hidden_peaks, HIDDEN_PEAKS)
+    without = Measurement.load(tmp_path / "run.json", samples=False)
+    assert without.samples == []
+    without.save(tmp_path / "copy.json")  # what was not read is not lost
+    assert Measurement.load(tmp_path / "copy.json") == back
     (tmp_path / "run.npz").unlink()
     with pytest.raises(MeasurementError, match=r"arrays cannot be read: .*keep both files together"):
         Measurement.load(tmp_path / "run.json")

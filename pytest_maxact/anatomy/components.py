@@ -215,13 +215,7 @@ def _place_routers(layer: Layer, blocks: Sequence[tuple[str, nn.Module]], router
         with_experts = any(is_experts(inner) or is_list_of_experts(inner) for _, inner in units)
         for path, module in units:
             recorded = [router for router in routers if any(router.matches(p, m) for p, m in units)]
-            tap = _router(
-                layer,
-                path,
-                module,
-                recorded,
-                with_experts=with_experts,
-            )
+            tap = _router(layer, path, module, recorded, with_experts=with_experts)
             if tap is not None and not any(within(path, outer.name) for outer, _ in found):
                 found.append(tap)
     if found:
