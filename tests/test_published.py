@@ -14,6 +14,7 @@ import pytest
 
 from pytest_maxact import outcome, published
 from pytest_maxact.baseline import PUBLISHED_FOLDER, file_name, look_up
+from pytest_maxact.checkpoint import Reference
 from pytest_maxact.checks import Tolerance, compare, judge, maximum
 from pytest_maxact.errors import BaselineError
 from pytest_maxact.published.make import main, make
@@ -28,6 +29,7 @@ from pytest_maxact.record import (
     SiteFigures,
     Timing,
 )
+from pytest_maxact.report.standing import standing
 from pytest_maxact.report.terminal import summary
 from pytest_maxact.resources import data_folder
 
@@ -294,6 +296,17 @@ def test_a_quantized_model_and_another_id_are_named_where_a_check_fails() -> Non
     assert "copy is taken for Qwen/Qwen3-8B; here quantized by gptq" in " ".join(told.split())
 
 
+def test_a_copy_is_not_ranked_against_what_it_is_taken_for() -> None:
+    record, baseline = measured("gpt-oss-20b"), published.figures("gpt-oss-20b")
+    copy = record.model_copy(update={"model": record.model.model_copy(update={"id": "copy"})})
+    compared, alone = standing(copy, baseline), standing(copy)
+    assert compared is not None
+    assert alone is not None
+    assert compared.startswith("M 4th of 27 published, like Qwen3, ")
+    assert alone.startswith("M 4th of 28 published, like GPT-OSS, ")
+    assert standing(copy, as_our_own("gpt-oss-20b")) == alone
+
+
 def test_an_unknown_margin_is_said_so_and_is_never_borderline() -> None:
     record, baseline = measured("Qwen3.5-27B"), published.figures("Qwen3.5-27B")
     assert math.isnan(baseline.sun.margin if baseline.sun else 0)
@@ -333,6 +346,18 @@ def test_a_published_one_may_be_named_but_auto_never_takes_it(tmp_path: Path) ->
     own.save(tmp_path / "Qwen--Qwen3-8B.json")
     assert look_up("Qwen/Qwen3-8B", "my-copy", tmp_path).baseline == own
     assert look_up("published", "Qwen/Qwen3-8B", tmp_path).baseline != own
+
+
+def test_only_a_folder_of_whole_weights_is_named_by_its_config(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text('{"_name_or_path": "Qwen/Qwen3-8B"}')
+    whole = Reference("m", tmp_path, None)
+    assert whole.origin == "Qwen/Qwen3-8B"
+    assert Reference("m", tmp_path, None, gguf="m.gguf").origin is None  # the config is another checkpoint's
+    assert Reference("m", tmp_path, None, base=whole).origin is None
+    for broken in ("{", "[]", "{}", '{"_name_or_path": 5}'):
+        config.write_text(broken)
+        assert whole.origin is None
 
 
 # --- how they are made
