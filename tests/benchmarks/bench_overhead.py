@@ -6,16 +6,22 @@ import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
+from time import perf_counter
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from pytest_maxact.benchmark import overhead
+from pytest_maxact.anatomy import find_sites
+from pytest_maxact.benchmark import MEBIBYTE, overhead
 from pytest_maxact.checkpoint import Checkpoint, find, load
 from pytest_maxact.corpus import Corpus, Sample, load_corpus, tokenize
 from pytest_maxact.reducers import kernels
+from pytest_maxact.runner import deal_out, measure, observing
+from pytest_maxact.wrappers import run
 from tests.test_real_checkpoints import gguf_file
 
 SHAPE = os.environ.get("MAXACT_BENCH_SHAPE", "16x512")
@@ -73,6 +79,40 @@ def test_real_checkpoint(
     found = benchmark.pedantic(overhead, (model, checkpoint.tokenizer, corpus), {"batch_tokens": 1 << 20})
     assert found.kernel == kernel
     show(f"{name} {dtype} {SHAPE} on {torch.get_num_threads()} threads", found.model_dump(), benchmark)
+
+
+@pytest.mark.checkpoint
+@pytest.mark.parametrize("name", ["smollm2", "gemma3"])
+def test_vocabulary(name: str, loaded: Callable[[str], Checkpoint], benchmark: Any) -> None:
+    """Every token alone, in turns with the bare forwards of the same batches; the whole of `measure` counts."""
+    checkpoint = loaded(name)
+    model: Any = copy.deepcopy(checkpoint.model).float()
+    tokenizer, corpus = checkpoint.tokenizer, load_corpus("vocabulary")
+    with observing(model):
+        anatomy = find_sites(model)
+        batches = deal_out(model, anatomy, tokenizer, corpus, None, "none", None).batches
+    bare, held = [], list[float]()
+
+    def bare_forwards() -> None:
+        start = perf_counter()
+        with observing(model):
+            for batch in batches:
+                run(anatomy.core, batch.inputs(torch.device("cpu")))
+        bare.append(perf_counter() - start)
+
+    def hold(done: int, total: int) -> None:
+        held.append(psutil.Process().memory_info().rss / MEBIBYTE)
+
+    benchmark.pedantic(measure, (model, tokenizer, corpus), {"progress": hold}, setup=bare_forwards, rounds=3)
+    figures = {
+        "tokens": sum(batch.tokens for batch in batches),
+        "batches": len(batches),
+        "bare_s": median(bare),
+        "swept_s": benchmark.stats.stats.median,
+        "ratio": benchmark.stats.stats.median / median(bare),
+        "grown_mb": max(held[2:]) - held[1],  # since the first batch of the first round
+    }
+    show(f"vocabulary of {name} float32 on {torch.get_num_threads()} threads", figures, benchmark)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
