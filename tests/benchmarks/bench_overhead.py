@@ -110,7 +110,7 @@ def test_vocabulary(name: str, loaded: Callable[[str], Checkpoint], benchmark: A
         "bare_s": median(bare),
         "swept_s": benchmark.stats.stats.median,
         "ratio": benchmark.stats.stats.median / median(bare),
-        "grown_mb": max(held[2:]) - held[1],  # since the first batch of the first round
+        "grown_mb": max(held[-len(batches) + 1 :]) - held[-len(batches)],  # since the last round's first batch
     }
     show(f"vocabulary of {name} float32 on {torch.get_num_threads()} threads", figures, benchmark)
 
