@@ -66,6 +66,14 @@ class Batch:
         """How many real tokens the batch holds, those that stand for images among them."""
         return int(self.mask.sum())
 
+    def part(self, first: int, last: int) -> Batch:
+        """Rows `first` to `last`, that one left out, no longer padded at the right than they need."""
+        if (first, last) == (0, len(self.ids)):
+            return self
+        mask = self.mask[first:last]
+        end = int(mask.any(0).nonzero().max()) + 1 if bool(mask.any()) else 0
+        return Batch(self.ids[first:last, :end], mask[:, :end], self.samples[first:last])
+
 
 @dataclass(frozen=True)
 class Work:

@@ -35,12 +35,13 @@ from pytest_maxact.checkpoint import (
 from pytest_maxact.checks import Tolerance
 from pytest_maxact.corpus import Corpus, check_tokenizer, check_vocabulary, load_corpus
 from pytest_maxact.errors import BaselineError, CheckpointError, CorpusError, SettingsError
+from pytest_maxact.forwards import Progress
 from pytest_maxact.processors import ImageTextEncoder
 from pytest_maxact.prompts import SpecialTokens
 from pytest_maxact.published import models
 from pytest_maxact.record import MEASUREMENT_SCHEMA, Baseline, Measurement, PolicyPeak, Site, sidecar_of
 from pytest_maxact.resources import data_folder
-from pytest_maxact.runner import Progress, measure
+from pytest_maxact.runner import measure
 from pytest_maxact.series import Member
 from pytest_maxact.settings import PREVIOUS, Settings
 from pytest_maxact.vocabulary import Vocabulary

@@ -37,6 +37,13 @@ class Totals:
         top = None if encoding.exact else torch.full((sites, TOP), -1, dtype=torch.int64, device=device)
         return cls(counts, top)
 
+    def merge(self, other: Totals) -> Totals:
+        """Those of both streams together."""
+        top = None
+        if self.top is not None and other.top is not None:
+            top = torch.cat([self.top, other.top], -1).topk(TOP).values
+        return Totals(self.counts + other.counts, top)
+
 
 @dataclass(frozen=True)
 class Wide:
