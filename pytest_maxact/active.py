@@ -13,6 +13,7 @@ from pytest_maxact.checks import CHECKS
 from pytest_maxact.checks.growth import NAME as GROWTH
 from pytest_maxact.config import BENCHMARK, SERIES, SUITE, names_the_suite
 from pytest_maxact.errors import MaxactError
+from pytest_maxact.launch import Place
 from pytest_maxact.progress import Watcher
 from pytest_maxact.report.properties import properties
 from pytest_maxact.series import missing, spoken
@@ -48,6 +49,9 @@ class Active:
         # A model that only an ini file names is looked for when a test asks, where the checks are off.
         asked = (self.wanted or bool(config.getoption("maxact_model"))) and not hasattr(config, "workerinput")
         session = Session.of(config)
+        place = Place.find()
+        if place is not None and asked:
+            settings = _joined(session, place, settings)
         if self.series:
             plans: dict[Member, Plan] = {}
             if asked:
@@ -142,6 +146,17 @@ class Active:
         for name, value in properties(result.measurement).items():
             for writer in writers:
                 writer.add_global_property(name, value)
+
+
+def _joined(session: Session, place: Place, settings: Settings) -> Settings:
+    """The settings of this process as rank 0, which the others have met."""
+    if session.config.getoption("numprocesses", None):
+        raise MaxactError("ranks and xdist's workers exclude each other: drop -n, or start pytest without torchrun")
+    from pytest_maxact.ranks import Ranks
+
+    session.ranks = Ranks.join(place)
+    session.config.add_cleanup(session.ranks.leave)
+    return replace(settings, device=session.ranks.device(settings.device))
 
 
 class Explaining:

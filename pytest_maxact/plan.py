@@ -34,11 +34,12 @@ from pytest_maxact.checkpoint import (
 )
 from pytest_maxact.checks import Tolerance
 from pytest_maxact.corpus import Corpus, check_tokenizer, check_vocabulary, load_corpus
-from pytest_maxact.errors import BaselineError, CheckpointError, CorpusError, SettingsError
+from pytest_maxact.errors import BaselineError, CheckpointError, CorpusError, SettingsError, first_line
 from pytest_maxact.forwards import Progress
 from pytest_maxact.processors import ImageTextEncoder
 from pytest_maxact.prompts import SpecialTokens
 from pytest_maxact.published import models
+from pytest_maxact.ranks import Ranks
 from pytest_maxact.record import MEASUREMENT_SCHEMA, Baseline, Measurement, PolicyPeak, Site, sidecar_of
 from pytest_maxact.resources import data_folder
 from pytest_maxact.runner import measure
@@ -143,23 +144,39 @@ class Plan:
         balanced = self.settings.device == BALANCED
         return load(self.reference, dtype=self.settings.dtype, device=self.device, balanced=balanced)
 
-    def run(self, progress: Progress | None) -> Measurement:
+    def run(self, progress: Progress | None, resume: Path | None = None, ranks: Ranks | None = None) -> Measurement:
         """Load the checkpoint and measure it, and what observing costs where that was asked for.
 
+        Args:
+            progress: as for `measure`.
+            resume: a folder in which interrupted runs keep how far they have come, one below for each policy.
+            ranks: processes that help, this one being rank 0.
+
         Raises:
-            MaxactError: where the checkpoint cannot be loaded or does not fit the corpus.
+            MaxactError: where the checkpoint cannot be loaded or does not fit the corpus, or a rank failed.
 
         """
         checkpoint = self.load()
-        how: dict[str, Any] = {name: getattr(self.settings, name) for name in ("max_length", "batch_tokens", "special_tokens")}
-        measurement = measure(checkpoint, corpus=self.corpus, sites=self.settings.sites, progress=progress, **how)
-        measurement = beside_policies(
-            measurement,
-            self.settings.compared_policies,
-            lambda policy: measure(checkpoint, corpus=self.corpus, progress=progress, **how | {"special_tokens": policy}),
-        )
+        how: dict[str, Any] = {name: getattr(self.settings, name) for name in ("max_length", "batch_tokens")}
+
+        def measured(policy: str, sites: Sequence[str] = ()) -> Measurement:
+            kept = None if resume is None else resume / policy
+            order = {"model": self.settings.model, "corpus": self.settings.corpus, "special_tokens": policy}
+            if ranks is not None:
+                ranks.order(order | {"sites": list(sites), "resume": None if kept is None else str(kept)})
+            shared: dict[str, Any] = {"sites": sites, "progress": progress, "resume": kept, "ranks": ranks}
+            try:
+                return measure(checkpoint, corpus=self.corpus, special_tokens=policy, **how, **shared)  # type: ignore[arg-type]
+            except BaseException as cause:
+                if ranks is not None:
+                    ranks.fail(first_line(cause))
+                raise
+
+        measurement = measured(self.settings.special_tokens, self.settings.sites)
+        measurement = beside_policies(measurement, self.settings.compared_policies, measured)
         if not self.settings.benchmark:
             return measurement
+        how["special_tokens"] = self.settings.special_tokens
         cost = overhead(checkpoint.model, checkpoint.preprocessor(self.corpus), self.corpus, **how)
         return measurement.model_copy(update={"overhead": cost})
 

@@ -10,11 +10,28 @@ import pytest
 from pytest_maxact import fixtures
 from pytest_maxact.config import ACTIONS, FOLDER, SERIES, add_options, names_a_model, names_the_suite, shared_folder
 from pytest_maxact.errors import MaxactError
+from pytest_maxact.launch import Place
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of group `maxact`."""
     add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> pytest.ExitCode | None:
+    """A rank other than 0 (of torchrun, SLURM) helps rank 0 in place of a session of its own, and is quiet."""
+    if not names_a_model(config) or hasattr(config, "workerinput"):
+        return None
+    try:
+        place = Place.find()
+    except MaxactError as cause:
+        raise pytest.UsageError(str(cause)) from None
+    if place is None or place.rank == 0:
+        return None
+    from pytest_maxact.assistant import serve
+
+    return serve(config, place)
 
 
 def pytest_configure(config: pytest.Config) -> None:

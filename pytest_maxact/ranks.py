@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import torch
 from torch.distributed import Store, rendezvous  # type: ignore[attr-defined]  # not listed, and documented
 
+from pytest_maxact.checkpoint import BALANCED
 from pytest_maxact.errors import MeasurementError, SettingsError, first_line
+from pytest_maxact.launch import Place
 from pytest_maxact.snapshot import Piece
 
 BEAT_EVERY_SECONDS = 2.0
@@ -27,50 +30,9 @@ LOST_AFTER_SECONDS = 30.0
 LOOK_EVERY_SECONDS = 0.2
 JOIN_WITHIN = timedelta(minutes=5)  # ranks may start, and import torch, minutes apart
 LEAVE_WITHIN_SECONDS = 10.0
+OVER = "over"
+NOTHING_LOST = "what was done is kept for the next try"
 PART_BYTES = 4 << 20  # the store takes no values above 8 MiB
-PORTS = range(20000, 30000)  # for SLURM's jobs, by their number
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which of how many processes this one is, among all and on its machine, and where they meet."""
-
-    rank: int
-    size: int
-    local: int
-    address: str
-    port: int
-
-    @classmethod
-    def find(cls, environ: Mapping[str, str] = os.environ) -> Place | None:
-        """By the variables of torchrun and accelerate, else by SLURM's; None for a process by itself.
-
-        Raises:
-            SettingsError: where they contradict one another, or it is not known where to meet.
-
-        """
-        if int(environ.get("WORLD_SIZE") or 1) > 1:
-            rank, size, local = (_number(environ, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-        elif int(environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1:  # set by srun, not in the script around it
-            rank, size, local = (_number(environ, f"SLURM_{name}") for name in ("PROCID", "STEP_NUM_TASKS", "LOCALID"))
-        else:
-            return None
-        address = environ.get("MASTER_ADDR")
-        if address is None and environ.get("SLURM_STEP_NUM_NODES") == "1":
-            address = "127.0.0.1"
-        if address is None:
-            raise SettingsError(
-                "the ranks do not know where to meet: export MASTER_ADDR=HOST, that of rank 0, and MASTER_PORT=PORT, a free one"
-            )
-        port = environ.get("MASTER_PORT") or PORTS[int(environ.get("SLURM_JOB_ID") or 0) % len(PORTS)]
-        return cls(rank, size, local, address, int(port))
-
-
-def _number(environ: Mapping[str, str], name: str) -> int:
-    value = environ.get(name, "")
-    if not value.isdecimal():
-        raise SettingsError(f"{name}={value!r} is no number: start the ranks with torchrun, accelerate launch or srun")
-    return int(value)
 
 
 class Ranks:
@@ -86,6 +48,8 @@ class Ranks:
         self._tokens = [0] * self.size
         self._heard: dict[int, tuple[bytes, float]] = {}
         self._joined = self._looked = time.monotonic()
+        self._ordered = False
+        self._told_to_stop = False
         self._over = threading.Event()
         self._beating = threading.Thread(target=self._beat, name="maxact-ranks", daemon=True)
         self._beating.start()
@@ -103,7 +67,23 @@ class Ranks:
             store, _, _ = next(rendezvous(where, place.rank, place.size, timeout=JOIN_WITHIN))
         except (RuntimeError, OSError) as cause:
             raise MeasurementError(f"rank {place.rank} of {place.size} could not meet the others at {where}: {cause}") from None
-        return cls(place, store)
+        ranks = cls(place, store)
+        if place.rank == 0 and threading.current_thread() is threading.main_thread():
+            # torchrun's way to say that another rank is gone: there is time to report it.
+            signal.signal(signal.SIGTERM, ranks._stop)
+        return ranks
+
+    def device(self, name: str) -> str:
+        """The device that an option names, for this rank: of several GPUs its own one.
+
+        Raises:
+            SettingsError: where a model is to be spread over all of them.
+
+        """
+        if name == BALANCED:
+            raise SettingsError("--maxact-device=balanced is one process over all GPUs: start it without torchrun, as one")
+        devices = torch.cuda.device_count()
+        return f"cuda:{self.local % devices}" if name in ("auto", "cuda") and devices else name
 
     def agree(self, value: Any) -> Any:
         """What rank 0 gives here, as JSON allows it."""
@@ -123,6 +103,7 @@ class Ranks:
 
     def order(self, order: Mapping[str, Any]) -> None:
         """Let the other ranks help with this."""
+        self._ordered = True
         self.agree({"order": order})
 
     def orders(self) -> Iterator[Any]:
@@ -145,6 +126,7 @@ class Ranks:
         key = self._step()
         for rank in range(1, self.size):
             yield rank, self._wait(f"{key}-{rank}", tell)
+        self._ordered = False
 
     def tell(self, tokens: int) -> int:
         """How many tokens this rank has done; how many all have, as far as is known."""
@@ -155,6 +137,11 @@ class Ranks:
 
     def check(self) -> None:
         """Make sure that nobody is gone: rank 0 looks at all others, they look at rank 0, which fails where one does."""
+        if self._told_to_stop:
+            raise MeasurementError(
+                "rank 0 was told to stop (SIGTERM), most likely since another rank is gone: see what started the ranks; "
+                f"{NOTHING_LOST}"
+            )
         self._looked = now = time.monotonic()
         with self._answering():
             for rank in range(1, self.size) if self.rank == 0 else (0,):
@@ -167,19 +154,22 @@ class Ranks:
                     self._tokens[rank] = int(beat.split()[1])
                 elif now - heard > (LOST_AFTER_SECONDS if beat else JOIN_WITHIN.total_seconds()):
                     raise MeasurementError(
-                        f"rank {rank} of {self.size} is gone: nothing was heard of it for {now - heard:.0f} s; nothing was "
-                        "measured, what was done is kept for the next try"
+                        f"rank {rank} of {self.size} is gone: nothing was heard of it for {now - heard:.0f} s; {NOTHING_LOST}"
                     )
 
     def fail(self, reason: str) -> None:
-        """Let the others end, too."""
-        with suppress(RuntimeError):
+        """Let the others end, too. Another rank than 0 stays until rank 0 has left, which would be stopped with it."""
+        with suppress(RuntimeError, MeasurementError):
             self.store.set(_failed(self.rank), reason)
+            while self.rank and not self.store.check([OVER]):
+                self.check()
+                time.sleep(LOOK_EVERY_SECONDS)
 
     def leave(self) -> None:
         """Let the others go, and be silent."""
         if self.rank == 0 and not self._over.is_set():
             with suppress(RuntimeError, MeasurementError):
+                self.store.set(OVER, "")
                 self.agree({"order": None})
                 gone = [_left(rank) for rank in range(1, self.size)]
                 until = time.monotonic() + LEAVE_WITHIN_SECONDS  # the store may be in this process
@@ -187,6 +177,13 @@ class Ranks:
                     self.check()
                     time.sleep(LOOK_EVERY_SECONDS)
         self._over.set()
+
+    def _stop(self, number: int, frame: object) -> None:
+        if self._ordered and not self._told_to_stop:
+            self._told_to_stop = True
+        else:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     def _beat(self) -> None:
         beats = 0

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 KEPT = 16  # records beside those of a series; one of a large model takes some megabytes
 RECORD = "record.json"
+UNFINISHED = "unfinished"
+KEPT_UNFINISHED = 4  # runs that were never taken up again
 FINGERPRINTS = "fingerprints.json"
 REMEMBERED = 1000
 UNSETTLED_NS = 2_000_000_000  # a file written again within a clock's tick looks the same
@@ -66,9 +68,17 @@ class Store:
             for source, target in ((sidecar_of(record), sidecar_of(place / RECORD)), (record, place / RECORD)):
                 shutil.copyfile(source, target)
             os.utime(place)
-            by_age = sorted(self.folder.glob("*/"), key=lambda kept: kept.stat().st_mtime_ns)
-            for old in by_age[: -(KEPT + others)]:
-                shutil.rmtree(old, ignore_errors=True)
+            _forget([file.parent for file in self.folder.glob(f"*/{RECORD}")], KEPT + others)
+
+    def unfinished(self, name: str, *, fresh: bool) -> Path | None:
+        """Where a run of this name keeps how far it has come; `fresh` if it shall not go on from there."""
+        if self.folder is None:
+            return None
+        folder = self.folder / UNFINISHED / name
+        if fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+        _forget([other for other in folder.parent.glob("*/") if other != folder], KEPT_UNFINISHED)
+        return folder
 
     def fingerprint(self, files: Sequence[Path], digest: Callable[[Sequence[Path]], str]) -> str:
         """The digest of files, read only where one has changed since it was last asked for: by size, times and inode."""
@@ -98,3 +108,10 @@ class Store:
     def _place(self, conditions: Mapping[str, object]) -> Path:
         assert self.folder is not None
         return self.folder / hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _forget(folders: Sequence[Path], kept: int) -> None:
+    """Remove the oldest, but for so many."""
+    by_age = sorted(folders, key=lambda folder: folder.stat().st_mtime_ns)
+    for old in by_age[: max(0, len(by_age) - kept)]:
+        shutil.rmtree(old, ignore_errors=True)

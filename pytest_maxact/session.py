@@ -33,6 +33,7 @@ from pytest_maxact.settings import PREVIOUS
 if TYPE_CHECKING:
     from pytest_maxact.checkpoint import Checkpoint
     from pytest_maxact.plan import Plan
+    from pytest_maxact.ranks import Ranks
     from pytest_maxact.series import Member
     from pytest_maxact.settings import Settings
 
@@ -66,6 +67,7 @@ class Session:
         self.command = getattr(config, "workerinput", {}).get("maxact_command") or config.invocation_params.args
         self.series: list[Task] = []
         self.remarks: list[str] = []
+        self.ranks: Ranks | None = None
         self._past: list[Point] | None = None
         self._tasks: dict[str, Task] = {}
         self._read: OrderedDict[Path, Result] = OrderedDict()
@@ -267,7 +269,8 @@ class Task:
             kept = store.load(plan.conditions()) if reusable and not self.settings.fresh else None
             if kept is None:
                 progress.stage("loading and measuring")
-            measurement = plan.run(progress.tokens) if kept is None else kept
+            unfinished = store.unfinished(self.folder.name, fresh=self.settings.fresh) if reusable else None
+            measurement = kept or plan.run(progress.tokens, unfinished, self.session.ranks)
         measurement.save(self.folder / RECORD)
         if kept is None and reusable:
             store.save(plan.conditions(), self.folder / RECORD, others=len(self.session.series))

@@ -1,0 +1,53 @@
+"""How a process was started: by itself, or as one of several ranks, by torchrun, accelerate or SLURM."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pytest_maxact.errors import SettingsError
+
+PORTS = range(20000, 30000)  # for SLURM's jobs, by their number
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which of how many processes this one is, among all and on its machine, and where they meet."""
+
+    rank: int
+    size: int
+    local: int
+    address: str
+    port: int
+
+    @classmethod
+    def find(cls, environ: Mapping[str, str] = os.environ) -> Place | None:
+        """By the variables of torchrun and accelerate, else by SLURM's; None for a process by itself.
+
+        Raises:
+            SettingsError: where they contradict one another, or it is not known where to meet.
+
+        """
+        if int(environ.get("WORLD_SIZE") or 1) > 1:
+            rank, size, local = (_number(environ, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+        elif int(environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1:  # set by srun, not in the script around it
+            rank, size, local = (_number(environ, f"SLURM_{name}") for name in ("PROCID", "STEP_NUM_TASKS", "LOCALID"))
+        else:
+            return None
+        address = environ.get("MASTER_ADDR")
+        if address is None and environ.get("SLURM_STEP_NUM_NODES") == "1":
+            address = "127.0.0.1"
+        if address is None:
+            raise SettingsError(
+                "the ranks do not know where to meet: export MASTER_ADDR=HOST, that of rank 0, and MASTER_PORT=PORT, a free one"
+            )
+        port = environ.get("MASTER_PORT") or PORTS[int(environ.get("SLURM_JOB_ID") or 0) % len(PORTS)]
+        return cls(rank, size, local, address, int(port))
+
+
+def _number(environ: Mapping[str, str], name: str) -> int:
+    value = environ.get(name, "")
+    if not value.isdecimal():
+        raise SettingsError(f"{name}={value!r} is no number: start the ranks with torchrun, accelerate launch or srun")
+    return int(value)
