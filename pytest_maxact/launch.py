@@ -29,9 +29,9 @@ class Place:
             SettingsError: where they contradict one another, or it is not known where to meet.
 
         """
-        if int(environ.get("WORLD_SIZE") or 1) > 1:
+        if environ.get("WORLD_SIZE", "1") != "1":
             rank, size, local = (_number(environ, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-        elif int(environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1:  # set by srun, not in the script around it
+        elif environ.get("SLURM_STEP_NUM_TASKS", "1") != "1":  # set by srun, not in the script around it
             rank, size, local = (_number(environ, f"SLURM_{name}") for name in ("PROCID", "STEP_NUM_TASKS", "LOCALID"))
         else:
             return None
@@ -42,8 +42,11 @@ class Place:
             raise SettingsError(
                 "the ranks do not know where to meet: export MASTER_ADDR=HOST, that of rank 0, and MASTER_PORT=PORT, a free one"
             )
-        port = environ.get("MASTER_PORT") or PORTS[int(environ.get("SLURM_JOB_ID") or 0) % len(PORTS)]
-        return cls(rank, size, local, address, int(port))
+        if "MASTER_PORT" in environ:
+            port = _number(environ, "MASTER_PORT")
+        else:
+            port = PORTS[_number(environ, "SLURM_JOB_ID") % len(PORTS)]
+        return cls(rank, size, local, address, port)
 
 
 def _number(environ: Mapping[str, str], name: str) -> int:
