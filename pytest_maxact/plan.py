@@ -181,6 +181,7 @@ def beside_policies(
                 sample=None if peak is None else peak.sample,
                 position=None if peak is None else peak.position,
                 token=None if peak is None else peak.token,
+                first_fault=outcome.first_fault([site for site in record.sites if site.part_of_m]),
             )
         )
     return measurement.model_copy(update={"policies": found})

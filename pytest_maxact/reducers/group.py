@@ -13,6 +13,7 @@ import torch
 from pytest_maxact.histogram import Floats, Histogram, Moments
 from pytest_maxact.record import Modality, Site, SunFigures
 from pytest_maxact.reducers.encoding import Encoding
+from pytest_maxact.reducers.faults import Faults
 from pytest_maxact.reducers.peak import PeakAt, Peaks
 from pytest_maxact.reducers.rows import TOP, UNTRACED, Rows, Totals
 from pytest_maxact.reducers.samples import SamplePeaks
@@ -24,7 +25,7 @@ MODALITIES: tuple[Modality, ...] = get_args(Modality)
 
 @dataclass(frozen=True)
 class SiteResult:
-    """Everything a run learned about one site. `high` and `low` are None where no value was finite."""
+    """Everything a run learned about one site. `high` and `low` are None where no value was finite, `fault` where all were."""
 
     histogram: Histogram
     high: float | None
@@ -32,6 +33,7 @@ class SiteResult:
     nan: int
     inf: int
     peak: PeakAt | None
+    fault: PeakAt | None
     moments: Moments
     top: list[float]
     sun: SunFigures | None
@@ -60,11 +62,13 @@ class SiteGroup:
         self.device = device
         self.totals = Totals.zeros(encoding, len(sites), device)
         self.peaks = Peaks.zeros(len(sites), device)
+        self.faults = Faults.zeros(len(sites), device)
         self.sun = Sun.zeros(len(sites), device) if judged_by_sun else None
         self.wide = None if encoding.exact else WideState.zeros(len(sites), device)
         self.by_modality = dict.fromkeys(MODALITIES if modalities else (), self.peaks)
         self._hidden = [index for index, site in enumerate(sites) if site.component == "hidden"]
         self._hidden_rows = torch.tensor(self._hidden, dtype=torch.int64, device=device)
+        self._routers = torch.tensor([site.component == "router" for site in sites], device=device)
         self._part_of_m = torch.tensor([site.part_of_m for site in sites], device=device)
         self.samples = SamplePeaks.zeros(len(self._hidden), samples, device)
         self._parts: list[Rows] = []
@@ -79,6 +83,7 @@ class SiteGroup:
         """Reduce the batch that kernels have filled in; `samples` are the sample indices of its B rows."""
         rows = Rows.joined(self._parts) if self._parts else self.rows
         self.peaks = self.peaks.update(rows)
+        self.faults = self.faults.update(rows, self._routers)
         if self.sun is not None:
             self.sun = self.sun.update(rows)
         if self.wide is not None:
@@ -109,7 +114,7 @@ class SiteGroup:
         """The results, in the order of `sites`; the first time that anything leaves the device."""
         counts = self.totals.counts.cpu().numpy()
         histograms = [Histogram(self.encoding.binned, row, exact=self.encoding.exact) for row in counts]
-        peaks = self.peaks.finish(self.encoding)
+        peaks, faults = self.peaks.finish(self.encoding), self.faults.finish()
         sun = [None] * len(self.sites) if self.sun is None else self.sun.finish()
         if self.wide is None or self.totals.top is None:
             return [
@@ -120,11 +125,12 @@ class SiteGroup:
                     nan=histogram.nan,
                     inf=histogram.inf,
                     peak=peak,
+                    fault=fault,
                     moments=histogram.moments(),
                     top=histogram.top(TOP),
                     sun=judged,
                 )
-                for histogram, peak, judged in zip(histograms, peaks, sun, strict=True)
+                for histogram, peak, fault, judged in zip(histograms, peaks, faults, sun, strict=True)
             ]
         finite = counts.sum(-1) - (self.wide.nan + self.wide.inf).cpu().numpy()
         wides = self.wide.finish(finite.tolist(), self.totals.top)
@@ -136,11 +142,12 @@ class SiteGroup:
                 nan=wide.nan,
                 inf=wide.inf,
                 peak=peak,
+                fault=fault,
                 moments=wide.moments,
                 top=wide.top,
                 sun=judged,
             )
-            for histogram, peak, judged, wide in zip(histograms, peaks, sun, wides, strict=True)
+            for histogram, peak, fault, judged, wide in zip(histograms, peaks, faults, sun, wides, strict=True)
         ]
 
     def apart(self) -> Iterator[tuple[int, Modality, PeakAt]]:

@@ -15,7 +15,7 @@ import triton.language as tl
 
 from pytest_maxact.reducers.encoding import Encoding
 from pytest_maxact.reducers.kernels import eager
-from pytest_maxact.reducers.rows import Rows, keep_largest
+from pytest_maxact.reducers.rows import FEATURE_BITS, Rows, keep_largest
 
 WARPS = 16
 PART = 32 * WARPS
@@ -52,6 +52,7 @@ def scan(activations: torch.Tensor, rows: Rows) -> None:
             rows.real,
             rows.largest,
             rows.spot,
+            rows.fault,
             rows.median,
             rows.counts,
             *((None,) * 5 if wide is None else (wide.high, wide.low, wide.nan, wide.inf, wide.sums)),
@@ -83,6 +84,7 @@ def _parameters(width: int, encoding: Encoding) -> dict[str, Any]:
         "LINE": min(block, 32 * 128 // encoding.bits),
         "BITS": encoding.bits,
         "INFINITY": encoding.infinity,
+        "FEATURE_BITS": FEATURE_BITS,
         "FIRST": (low + bias) << mantissa if HAS_WINDOWS else 0,
         "SPAN": (high - low) << mantissa if HAS_WINDOWS else 1,
         "PART": PART,
@@ -183,6 +185,15 @@ def _sums(values, finite, largest):
 
 
 @triton.jit
+def _store_faults(fault, row, inside, magnitude, negative, feature, INFINITY: tl.constexpr, FEATURE_BITS: tl.constexpr):
+    """Where rows of a tile hold what is not finite, their `Rows.fault`. Padding was loaded as zeros."""
+    kind = tl.where(magnitude > INFINITY, 0, 1 + negative)
+    none: tl.constexpr = 3 << FEATURE_BITS
+    first = tl.min(tl.where(magnitude < INFINITY, none, (kind << FEATURE_BITS) + feature), 1)
+    tl.store(fault + row, first, mask=inside & (first < none))
+
+
+@triton.jit
 def _order(bits):
     """float32 bits as integers in the order of the values, and back."""
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
@@ -191,13 +202,14 @@ def _order(bits):
 @triton.jit(
     # Else each alignment of each site's views, and some numbers of rows, would be compiled for.
     do_not_specialize=["n"],
-    do_not_specialize_on_alignment=["real", "largest", "spot", "median", "counts", "high", "low", "nan", "inf", "sums"],
+    do_not_specialize_on_alignment=["real", "largest", "spot", "fault", "median", "counts", "high", "low", "nan", "inf", "sums"],
 )
 def _scan(
     bits,
     real,
     largest,
     spot,
+    fault,
     median,
     counts,
     high,
@@ -212,6 +224,7 @@ def _scan(
     LINE: tl.constexpr,
     BITS: tl.constexpr,
     INFINITY: tl.constexpr,
+    FEATURE_BITS: tl.constexpr,
     FIRST: tl.constexpr,
     SPAN: tl.constexpr,
     PART: tl.constexpr,
@@ -264,7 +277,10 @@ def _scan(
             bins -= tl.where(bin == 0, positive_strays, tl.where(bin == SPAN, negative_strays, 0))
             if BITS == 16:
                 if stray >= INFINITY:
+                    _store_faults(fault, row, inside, magnitude, negative, feature, INFINITY, FEATURE_BITS)
                     best = tl.max(tl.where((magnitude < INFINITY) & (feature < WIDTH), key, -1), 1)
+            elif stray >= INFINITY >> 16:  # as rounded to bfloat16: some of these are finite
+                _store_faults(fault, row, inside, magnitude, negative, feature, INFINITY, FEATURE_BITS)
         if BITS == 16:
             top = best >> 16
             where = 0xFFFF - (best & 0xFFFF)
