@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 
+from pytest_maxact import outcome
 from pytest_maxact.baseline import NO_BASELINE, PUBLISHED, PUBLISHED_FOLDER, Stored, look_up
 from pytest_maxact.batching import length_limit
 from pytest_maxact.benchmark import overhead

@@ -383,8 +383,8 @@ class Measurement(Record):
     """Everything one pass over the corpus found: what `measure` gives, and `save` and `load` keep as JSON.
 
     `sites` stand in the order in which the model ran them, `samples` in that of the corpus. `peak`, `dominance`, `sun` and
-    `trajectory` are None where no value was finite; `modalities` is empty without images, `parts` where one corpus
-    ran alone, `policies` where one policy of special tokens did. `first_fault` is None where all was finite. `notes` say in words what could not
+    `trajectory` are None where no value was finite, `first_fault` where all were; `modalities` is empty without images,
+    `parts` where one corpus ran alone, `policies` where one policy of special tokens did. `notes` say in words what could not
     be observed. `histogram` and `hidden_peaks`, float32 [layers, samples], come from arrays that are kept in a sidecar
     file when the record is saved, and with them `samples` where there are more than 10,000. M and its analysis are those of
     arXiv 2605.15572, the Sun figures those of arXiv 2402.17762.

@@ -20,7 +20,8 @@ def check(measurement: Measurement, baseline: Baseline | None, tolerance: Tolera
                 where = f"under special tokens {policy.special_tokens}, {first_fault(policy.first_fault)}"
                 return Verdict(NAME, "failed", where)
         count = sum(site.count for site in sites)
-        return Verdict(NAME, "passed", f"all {count:,} values at {len(sites)} sites are finite")
+        elsewhere = "" if measurement.first_fault is None else f"; not part of M, {first_fault(measurement.first_fault)}"
+        return Verdict(NAME, "passed", f"all {count:,} values at {len(sites)} sites are finite{elsewhere}")
     fault = measurement.first_fault
     first = f"the first to be run is {broken[0]}" if fault is None else first_fault(fault)  # old records do not tell
     details = [f"{site}: {site.nan:,} NaN and {site.inf:,} infinite of {site.count:,} values" for site in broken[:10]]

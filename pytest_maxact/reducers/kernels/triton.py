@@ -202,7 +202,19 @@ def _order(bits):
 @triton.jit(
     # Else each alignment of each site's views, and some numbers of rows, would be compiled for.
     do_not_specialize=["n"],
-    do_not_specialize_on_alignment=["real", "largest", "spot", "fault", "median", "counts", "high", "low", "nan", "inf", "sums"],
+    do_not_specialize_on_alignment=[
+        "real",
+        "largest",
+        "spot",
+        "fault",
+        "median",
+        "counts",
+        "high",
+        "low",
+        "nan",
+        "inf",
+        "sums",
+    ],
 )
 def _scan(
     bits,
