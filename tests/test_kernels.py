@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pytest_maxact.reducers import kernels
 from pytest_maxact.reducers.encoding import ENCODINGS
 from pytest_maxact.reducers.kernels import Kernel, Shape, choose, eager
-from pytest_maxact.reducers.rows import FEATURE_BITS, NOWHERE, PATTERNS, TOP, Rows, Totals
+from pytest_maxact.reducers.rows import FAULTLESS, FEATURE_BITS, NOWHERE, PATTERNS, TOP, Rows, Totals
 
 INTEGERS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
 SIXTEEN_BITS = [torch.bfloat16, torch.float16]
@@ -168,7 +168,7 @@ def expected(activations: torch.Tensor, real: Sequence[bool], *, median: bool = 
         middle = sorted(range(width), key=lambda feature: abs(values[feature]))[(width - 1) // 2]
         medians.append(bits[middle] & mask if len(finite) == width else -1)
         broken = [feature for feature, value in enumerate(values) if is_real and not math.isfinite(value)]
-        faults.append(min((kind_of(values[feature]) << FEATURE_BITS | feature for feature in broken), default=-1))
+        faults.append(min((kind_of(values[feature]) << FEATURE_BITS | feature for feature in broken), default=FAULTLESS))
         if not is_real:
             continue
         for pattern, value in zip(bits, values, strict=True):

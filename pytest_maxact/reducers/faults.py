@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from pytest_maxact.reducers.peak import PeakAt, token_of
-from pytest_maxact.reducers.rows import FEATURE_BITS, MINUS_INFINITY, NOWHERE, Rows
+from pytest_maxact.reducers.rows import FAULTLESS, FEATURE_BITS, MINUS_INFINITY, NOWHERE, Rows
 
 KINDS = (math.nan, math.inf, -math.inf)
 
@@ -31,10 +31,10 @@ class Faults:
 
     def update(self, rows: Rows, routers: torch.Tensor) -> Faults:
         """The state after these rows too; `routers`, bool [S], are sites where -inf is no fault: it keeps an expert out."""
-        if rows.fault.device.type == "cpu" and not bool((rows.fault >= 0).any()):  # on a GPU asking would wait for it
+        if rows.fault.device.type == "cpu" and not bool((rows.fault < FAULTLESS).any()):  # on a GPU asking would wait for it
             return self
         fault = rows.fault.to(torch.int64)
-        held = (fault >= 0) & ~(routers[:, None] & (fault >> FEATURE_BITS == MINUS_INFINITY))
+        held = (fault < FAULTLESS) & ~(routers[:, None] & (fault >> FEATURE_BITS == MINUS_INFINITY))
         places = torch.where(held, rows.place, NOWHERE)
         place = places.amin(-1)
         # A routed token has several rows: the lowest fault wins, whatever their order.

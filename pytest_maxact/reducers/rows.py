@@ -17,6 +17,7 @@ NOWHERE = torch.iinfo(torch.int64).max
 UNTRACED = 0x7FFFFFFF << 32  # the place of rows whose token is not known, beyond all others
 FEATURE_BITS = 29  # of a fault; above them is its kind
 MINUS_INFINITY = 2  # the kind; NaN is 0, inf 1
+FAULTLESS = 3 << FEATURE_BITS  # beyond all faults
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ class Rows:
     median: [S, N] in the dtype's integer, magnitude of the lower median of |x|; -1 where the row holds a NaN or infinity.
         None for sites that are not judged by the Sun criterion.
     fault: int32 [S, N], the row's first value that is not finite: its kind * 2^29 + feature, so that a NaN comes before
-        inf and that before -inf, and of one kind the lowest feature. -1 where there is none, which is there already: kernels
-        write it only for rows that are broken, and owe healthy ones nothing.
+        inf and that before -inf, and of one kind the lowest feature. `FAULTLESS` where there is none, which is there already:
+        kernels write for broken rows only, and what they do for healthy ones costs nothing more.
     counts: as in `Totals`, to be added to.
     wide: for float32 only.
     image: bool [N], tokens that stand for images; None where there are none.
@@ -136,7 +137,7 @@ class Rows:
             largest=torch.empty(shape, dtype=encoding.integer, device=device),
             spot=torch.zeros(shape, dtype=torch.int32, device=device),
             median=torch.empty(shape, dtype=encoding.integer, device=device) if median else None,
-            fault=torch.full(shape, -1, dtype=torch.int32, device=device),
+            fault=torch.full(shape, FAULTLESS, dtype=torch.int32, device=device),
             counts=totals.counts,
             wide=None if totals.top is None else Wide.empty(shape, totals.top),
             image=image,

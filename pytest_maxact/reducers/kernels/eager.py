@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pytest_maxact.reducers.encoding import Encoding
-from pytest_maxact.reducers.rows import FEATURE_BITS, PATTERNS, Rows, Wide, keep_largest
+from pytest_maxact.reducers.rows import FAULTLESS, FEATURE_BITS, PATTERNS, Rows, Wide, keep_largest
 
 # Temporaries beyond the cache cost more than the arithmetic.
 CHUNK_BYTES = 2 * 1024**2
@@ -41,13 +41,12 @@ def _scan_chunk(bits: torch.Tensor, rows: Rows, part: slice) -> None:
     largest = _largest(bits, encoding, ends)
     broken = largest >= encoding.infinity
     finite = None
-    figures = []
     if bool(broken.any()):
         magnitude = bits & encoding.magnitude_mask
         finite = magnitude < encoding.infinity
         largest = torch.where(finite, magnitude, -1).amax(-1)
-        figures.append((rows.fault, torch.where(broken, _first_fault(bits, magnitude, encoding), -1)))
-    figures.append((rows.largest, largest))
+        rows.fault[part][real] = _first_fault(bits, magnitude, encoding)
+    figures = [(rows.largest, largest)]
     if rows.median is not None:
         figures.append((rows.median, torch.where(broken, -1, _lower_median(bits & encoding.magnitude_mask, encoding))))
     if rows.wide is not None:
@@ -70,10 +69,10 @@ def _largest(bits: torch.Tensor, encoding: Encoding, ends: tuple[torch.Tensor, t
 
 
 def _first_fault(bits: torch.Tensor, magnitude: torch.Tensor, encoding: Encoding) -> torch.Tensor:
-    """As `Rows.fault`, of rows [n, d] that hold one."""
+    """As `Rows.fault`, of rows [n, d]."""
     feature = torch.arange(bits.shape[-1], dtype=torch.int32, device=bits.device)
     kind = torch.where(magnitude > encoding.infinity, 0, 1 + (bits < 0).to(torch.int32))
-    return torch.where(magnitude < encoding.infinity, 3 << FEATURE_BITS, (kind << FEATURE_BITS) + feature).amin(-1)
+    return torch.where(magnitude < encoding.infinity, FAULTLESS, (kind << FEATURE_BITS) + feature).amin(-1)
 
 
 def _counts(bits: torch.Tensor, encoding: Encoding) -> torch.Tensor:

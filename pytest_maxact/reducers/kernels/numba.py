@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pytest_maxact.reducers.kernels.eager import NAN_BIN
-from pytest_maxact.reducers.rows import FEATURE_BITS, PATTERNS, Rows, keep_largest
+from pytest_maxact.reducers.rows import FAULTLESS, FEATURE_BITS, PATTERNS, Rows, keep_largest
 
 # Of 32 bits, so that numba's arithmetic stays there.
 MAGNITUDE, LOWER, HALF, ONE = np.int32(0x7FFFFFFF), np.int32(0xFFFF), np.int32(0x7FFF), np.int32(1)
@@ -94,7 +94,7 @@ def _of_rank(numbers, base, span, rank):
 @_compiled
 def _first_fault(row, magnitude_mask, infinity):
     """The fault of a row of bits that holds one, as `Rows.fault`."""
-    first = 3 << FEATURE_BITS
+    first = FAULTLESS
     for j in range(len(row)):
         magnitude = row[j] & magnitude_mask
         if magnitude >= infinity:
