@@ -45,7 +45,9 @@ def _scan_chunk(bits: torch.Tensor, rows: Rows, part: slice) -> None:
         magnitude = bits & encoding.magnitude_mask
         finite = magnitude < encoding.infinity
         largest = torch.where(finite, magnitude, -1).amax(-1)
-        rows.fault[part][real] = _first_fault(bits, magnitude, encoding)
+        rows.fault[part][real] = torch.full_like(broken, FAULTLESS, dtype=torch.int32).masked_scatter_(
+            broken, _first_fault(bits[broken], encoding)
+        )
     figures = [(rows.largest, largest)]
     if rows.median is not None:
         figures.append((rows.median, torch.where(broken, -1, _lower_median(bits & encoding.magnitude_mask, encoding))))
@@ -68,8 +70,9 @@ def _largest(bits: torch.Tensor, encoding: Encoding, ends: tuple[torch.Tensor, t
     return torch.maximum(ends[0], -ends[1]).view(encoding.integer) & encoding.magnitude_mask
 
 
-def _first_fault(bits: torch.Tensor, magnitude: torch.Tensor, encoding: Encoding) -> torch.Tensor:
+def _first_fault(bits: torch.Tensor, encoding: Encoding) -> torch.Tensor:
     """As `Rows.fault`, of rows [n, d]."""
+    magnitude = bits & encoding.magnitude_mask
     feature = torch.arange(bits.shape[-1], dtype=torch.int32, device=bits.device)
     kind = torch.where(magnitude > encoding.infinity, 0, 1 + (bits < 0).to(torch.int32))
     return torch.where(magnitude < encoding.infinity, FAULTLESS, (kind << FEATURE_BITS) + feature).amin(-1)
