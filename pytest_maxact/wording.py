@@ -19,7 +19,7 @@ def number(value: float) -> str:
 
 def ratio(value: float, reference: float) -> str:
     """How often one figure is the other, as in "1.27x"."""
-    if math.isnan(value):
+    if math.isnan(value) or math.isnan(reference):
         return "no ratio"
     if not reference:
         return "from 0"

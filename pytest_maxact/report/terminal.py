@@ -120,10 +120,12 @@ def _provenance(measurement: Measurement, baseline: Baseline | None) -> str:
 
 
 def _faults(measurement: Measurement) -> str:
-    """How much M leaves out, and where it began; nothing where all was finite."""
+    """How many values are not finite, and where that began; nothing where all are."""
     sites = [site for site in measurement.sites if site.part_of_m]
     faulty = sum(site.nan + site.inf for site in sites)
-    parts = [f"M leaves out {faulty:,} of {sum(site.count for site in sites):,} values: NaN or infinities"] if faulty else []
+    left_out = "" if measurement.peak is None else ", which M leaves out"
+    count = sum(site.count for site in sites)
+    parts = [f"{faulty:,} of {count:,} values are NaN or infinities{left_out}"] if faulty else []
     if measurement.first_fault is not None:
         parts.append(first_fault(measurement.first_fault))
     return "; ".join(parts)
