@@ -267,8 +267,10 @@ def test_an_overflow_is_found_where_it_happens_and_not_where_it_becomes_nan(dtyp
 # --- Experts, routers and shared layers.
 
 
-def test_a_broken_expert_is_found_at_the_first_token_that_was_sent_to_it() -> None:
+@pytest.mark.parametrize("experts", ["eager", "grouped_mm", "batched_mm"])
+def test_a_broken_expert_is_found_at_the_first_token_that_was_sent_to_it(experts: str) -> None:
     model = tiny_model("mixtral")
+    model.set_experts_implementation(experts)
     with torch.no_grad():
         model.layers[1].mlp.experts.gate_up_proj[2, 5] = NAN
     chosen: list[list[int]] = []
@@ -281,13 +283,25 @@ def test_a_broken_expert_is_found_at_the_first_token_that_was_sent_to_it() -> No
         for batch in alone(SAMPLES):
             model(**batch)
     handle.remove()
-    sent = [place for place, experts in zip(PLACES.values(), chosen, strict=True) if 2 in experts]
+    sent = [place for place, those in zip(PLACES.values(), chosen, strict=True) if 2 in those]
     assert 0 < len(sent) < len(PLACES)
     for batches in (alone(SAMPLES), [padded(SAMPLES, "left", PAD)], [padded(SAMPLES, "right", PAD)]):
         record = measure(model, batches=batches)
         assert record.first_fault is not None
         assert place_of(record.first_fault, record.first_fault) == ("gate", 1, *sent[0], 5, "nan")
         assert site_of(record, "gate", 1).nan == len(sent)
+
+
+def test_of_rows_that_cannot_be_traced_the_site_is_told_without_a_token() -> None:
+    model: Any = build(Entry("causal", "jetmoe"))
+    activation = next(module for name, module in model.named_modules() if name.endswith("layers.1.mlp.activation"))
+    handle = activation.register_forward_pre_hook(lambda module, args: (args[0].index_fill(-1, torch.tensor(6), -INF),))
+    record = measure(model, batches=alone([[5, 6, 7], [8, 9]]))
+    handle.remove()
+    fault = record.first_fault
+    assert fault is not None
+    assert place_of(fault, fault) == ("gate", 1, None, None, 6, "-inf")
+    assert first_fault(fault) == "first -inf: gate layer 1, feature 6, rows of this site cannot be traced to tokens"
 
 
 def damaged_router(model: nn.Module, stack: ExitStack, value: float, column: int) -> None:
