@@ -24,6 +24,7 @@ from pytest_maxact.errors import MaxactError, SettingsError, first_line
 from pytest_maxact.history import RECORDS, Point
 from pytest_maxact.record import Measurement
 from pytest_maxact.runner import measure
+from pytest_maxact.wording import first_fault
 
 OnGrowth = Literal["warn", "stop"]
 MATRICES = 32  # looked at to tell whether a model is trained
@@ -148,6 +149,8 @@ class MaxactCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
                 figures = _figures(record, point, self._history[-1] if self._history else None)
                 control = _log(figures | {PAUSE: time.perf_counter() - start}, args, state, control)
                 failed = self._judge(point)
+                if record.first_fault is not None:
+                    logger.warning("maxact: step %d: %s", state.global_step, first_fault(record.first_fault))
                 self._history.append(point)
         if self.on_growth == "stop" and _for_all(failed, args):
             control.should_training_stop = True

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 
+from pytest_maxact import outcome
 from pytest_maxact.baseline import NO_BASELINE, PUBLISHED, PUBLISHED_FOLDER, Stored, look_up
 from pytest_maxact.batching import length_limit
 from pytest_maxact.benchmark import overhead
@@ -199,6 +200,7 @@ def beside_policies(
                 sample=None if peak is None else peak.sample,
                 position=None if peak is None else peak.position,
                 token=None if peak is None else peak.token,
+                first_fault=outcome.first_fault([site for site in record.sites if site.part_of_m]),
             )
         )
     return measurement.model_copy(update={"policies": found})

@@ -156,6 +156,9 @@ class SiteFigures(Site):
     their quantiles and SQNR come from a histogram of values rounded to bfloat16, and their moments from values (and squares)
     rounded to 2^-44 of the row's largest, so that a `std` far below |mean| is not resolved; extremes and `top` are exact.
     `experts` are, of a router, how many tokens it sent to each; None for other sites and routers that do not tell.
+    `fault` is the first NaN or infinity, `signed` telling which: at the lowest (sample, position) that holds one, there a NaN
+    before inf and -inf, then the lowest feature. It is None where all is finite, but for a router's -inf, which keeps an expert
+    out; and in records older than this field.
     """
 
     max: Figure
@@ -175,6 +178,7 @@ class SiteFigures(Site):
     sqnr: dict[str, Figure]
     approximate: bool
     experts: list[int] | None = None
+    fault: Location | None = None
 
     @property
     def value(self) -> float:
@@ -194,6 +198,13 @@ class Peak(Location, Site):
     ties: list[Site]
 
 
+class Fault(Location, Site):
+    """The first NaN or infinity of a run, `signed` telling which: the `fault` of the site executed first of those with one.
+
+    Whatever broke a model did so there or before: from there on NaN spread.
+    """
+
+
 class PartPeak(Record):
     """max|a| over the samples of one of the corpora that were joined, over all sites that are part of M.
 
@@ -210,7 +221,10 @@ class PartPeak(Record):
 
 
 class PolicyPeak(Record):
-    """M of the same checkpoint and corpus under one policy of special tokens, and where it stands; NaN where there is none."""
+    """M of the same checkpoint and corpus under one policy of special tokens, and where it stands; NaN where there is none.
+
+    `first_fault` is that of the sites that are part of M, None where all of them were finite.
+    """
 
     special_tokens: str
     tokens: int
@@ -219,6 +233,7 @@ class PolicyPeak(Record):
     sample: str | None
     position: int | None
     token: str | None
+    first_fault: Fault | None = None
 
 
 class ModalityPeak(Site):
@@ -368,8 +383,8 @@ class Measurement(Record):
     """Everything one pass over the corpus found: what `measure` gives, and `save` and `load` keep as JSON.
 
     `sites` stand in the order in which the model ran them, `samples` in that of the corpus. `peak`, `dominance`, `sun` and
-    `trajectory` are None where no value was finite; `modalities` is empty without images, `parts` where one corpus
-    ran alone, `policies` where one policy of special tokens did. `notes` say in words what could not
+    `trajectory` are None where no value was finite, `first_fault` where all were; `modalities` is empty without images,
+    `parts` where one corpus ran alone, `policies` where one policy of special tokens did. `notes` say in words what could not
     be observed. `histogram` and `hidden_peaks`, float32 [layers, samples], come from arrays that are kept in a sidecar
     file when the record is saved, and with them `samples` where there are more than 10,000. M and its analysis are those of
     arXiv 2605.15572, the Sun figures those of arXiv 2402.17762.
@@ -390,6 +405,7 @@ class Measurement(Record):
     modalities: list[ModalityPeak] = []
     parts: list[PartPeak] = []
     policies: list[PolicyPeak] = []
+    first_fault: Fault | None = None
     sites: list[SiteFigures]
     samples: list[SampleFigures]
     notes: list[str]

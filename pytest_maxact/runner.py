@@ -131,6 +131,7 @@ def measure(
         sun=outcome.sun(figures),
         trajectory=outcome.trajectory(figures),
         modalities=observer.modalities(texts),
+        first_fault=outcome.first_fault(figures),
         sites=figures,
         samples=samples_of,
         parts=_parts(work, samples_of, texts),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pytest_maxact.record import Location
+from pytest_maxact.record import Fault, Location, Site
 
 
 def number(value: float) -> str:
@@ -19,7 +19,7 @@ def number(value: float) -> str:
 
 def ratio(value: float, reference: float) -> str:
     """How often one figure is the other, as in "1.27x"."""
-    if math.isnan(value):
+    if math.isnan(value) or math.isnan(reference):
         return "no ratio"
     if not reference:
         return "from 0"
@@ -41,6 +41,13 @@ def token_in_context(place: Location) -> str:
         return f"token id {place.token_id} at {where}"
     text = f"{visible(place.before or '')}[{visible(place.token)}]{visible(place.after or '')}"
     return f"token '{visible(place.token)}' at {where}: {text}"
+
+
+def first_fault(fault: Fault) -> str:
+    """The first value that is not finite, its site and token."""
+    kind = "NaN" if math.isnan(fault.signed) else str(fault.signed)
+    site = str(Site(component=fault.component, layer=fault.layer))
+    return f"first {kind}: {site}, feature {fault.feature}, {token_in_context(fault)}"
 
 
 def visible(text: str) -> str:

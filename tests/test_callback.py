@@ -291,6 +291,7 @@ def test_figures_that_are_not_finite_are_counted_and_not_logged(
     trainer.train()
     assert trainer.state.global_step == 2
     assert words(told)[0].startswith("maxact: step 2: no site holds a finite value")
+    assert words(told)[1].startswith("maxact: step 2: first NaN: embedding, feature 0, token '")
     last = [entry for entry in trainer.state.log_history if "maxact/seconds" in entry][-1]
     assert last["maxact/nonfinite"] > 0
     assert not {"maxact/M", "maxact/hidden", "maxact/growth"} & last.keys()

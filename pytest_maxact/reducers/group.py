@@ -13,6 +13,7 @@ import torch
 from pytest_maxact.histogram import Floats, Histogram, Moments
 from pytest_maxact.record import Modality, Site, SunFigures
 from pytest_maxact.reducers.encoding import Encoding
+from pytest_maxact.reducers.faults import Faults
 from pytest_maxact.reducers.peak import PeakAt, Peaks
 from pytest_maxact.reducers.rows import TOP, UNTRACED, Rows, Totals
 from pytest_maxact.reducers.samples import SamplePeaks
@@ -24,7 +25,7 @@ MODALITIES: tuple[Modality, ...] = get_args(Modality)
 
 @dataclass(frozen=True)
 class SiteResult:
-    """Everything a run learned about one site. `high` and `low` are None where no value was finite."""
+    """Everything a run learned about one site. `high` and `low` are None where no value was finite, `fault` where all were."""
 
     histogram: Histogram
     high: float | None
@@ -32,6 +33,7 @@ class SiteResult:
     nan: int
     inf: int
     peak: PeakAt | None
+    fault: PeakAt | None
     moments: Moments
     top: list[float]
     sun: SunFigures | None
@@ -43,6 +45,7 @@ class GroupState:
 
     totals: Totals
     peaks: Peaks
+    faults: Faults
     sun: Sun | None
     wide: WideState | None
     modalities: tuple[Peaks, ...]
@@ -53,6 +56,7 @@ class GroupState:
         return GroupState(
             totals=self.totals.merge(other.totals),
             peaks=self.peaks.merge(other.peaks),
+            faults=self.faults.merge(other.faults),
             sun=None if self.sun is None or other.sun is None else self.sun.merge(other.sun),
             wide=None if self.wide is None or other.wide is None else self.wide.merge(other.wide),
             modalities=tuple(mine.merge(theirs) for mine, theirs in zip(self.modalities, other.modalities, strict=True)),
@@ -83,10 +87,12 @@ class SiteGroup:
         self.device = device
         self._hidden = [index for index, site in enumerate(sites) if site.component == "hidden"]
         self._hidden_rows = torch.tensor(self._hidden, dtype=torch.int64, device=device)
+        self._routers = torch.tensor([site.component == "router" for site in sites], device=device)
         self._part_of_m = torch.tensor([site.part_of_m for site in sites], device=device)
         self.state = GroupState(
             totals=Totals.zeros(encoding, len(sites), device),
             peaks=Peaks.zeros(len(sites), device),
+            faults=Faults.zeros(len(sites), device),
             sun=Sun.zeros(len(sites), device) if judged_by_sun else None,
             wide=None if encoding.exact else WideState.zeros(len(sites), device),
             modalities=(Peaks.zeros(len(sites), device),) * (len(MODALITIES) if modalities else 0),
@@ -108,6 +114,7 @@ class SiteGroup:
         self.state = replace(
             state,
             peaks=state.peaks.update(rows),
+            faults=state.faults.update(rows, self._routers),
             sun=None if state.sun is None else state.sun.update(rows),
             wide=None if state.wide is None else state.wide.update(rows),
             modalities=tuple(peaks.update(_only(rows, modality)) for modality, peaks in apart),
@@ -137,7 +144,7 @@ class SiteGroup:
         state = self.state
         counts = state.totals.counts.cpu().numpy()
         histograms = [Histogram(self.encoding.binned, row, exact=self.encoding.exact) for row in counts]
-        peaks = state.peaks.finish(self.encoding)
+        peaks, faults = state.peaks.finish(self.encoding), state.faults.finish()
         sun = [None] * len(self.sites) if state.sun is None else state.sun.finish()
         if state.wide is None or state.totals.top is None:
             return [
@@ -148,11 +155,12 @@ class SiteGroup:
                     nan=histogram.nan,
                     inf=histogram.inf,
                     peak=peak,
+                    fault=fault,
                     moments=histogram.moments(),
                     top=histogram.top(TOP),
                     sun=judged,
                 )
-                for histogram, peak, judged in zip(histograms, peaks, sun, strict=True)
+                for histogram, peak, fault, judged in zip(histograms, peaks, faults, sun, strict=True)
             ]
         finite = counts.sum(-1) - (state.wide.nan + state.wide.inf).cpu().numpy()
         wides = state.wide.finish(finite.tolist(), state.totals.top)
@@ -164,11 +172,12 @@ class SiteGroup:
                 nan=wide.nan,
                 inf=wide.inf,
                 peak=peak,
+                fault=fault,
                 moments=wide.moments,
                 top=wide.top,
                 sun=judged,
             )
-            for histogram, peak, judged, wide in zip(histograms, peaks, sun, wides, strict=True)
+            for histogram, peak, fault, judged, wide in zip(histograms, peaks, faults, sun, wides, strict=True)
         ]
 
     def apart(self) -> Iterator[tuple[int, Modality, PeakAt]]:

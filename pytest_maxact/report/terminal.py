@@ -16,7 +16,7 @@ from pytest_maxact.history import Point
 from pytest_maxact.record import INPUT, VISION, Baseline, Measurement, Overhead, Site
 from pytest_maxact.report.standing import standing
 from pytest_maxact.validity import brief
-from pytest_maxact.wording import decibels, number, ratio, token_in_context, visible
+from pytest_maxact.wording import decibels, first_fault, number, ratio, token_in_context, visible
 
 WIDTH = 80
 LARGEST_SITES = 5
@@ -34,11 +34,13 @@ def summary(measurement: Measurement, baseline: Baseline | None, *, reused: bool
         lines += _wrapped(f"reused, measured at {timing.measured_at}; --maxact-fresh measures anew")
     peak = measurement.peak
     if peak is None:
-        return [*lines, "no site holds a finite value: there is no M", *_notes(measurement)]
+        said = "no site holds a finite value: there is no M"
+        return [*lines, said, *_wrapped(_faults(measurement), indent="    "), *_notes(measurement)]
     site = Site(component=peak.component, layer=peak.layer)
     against = f" ({ratio(peak.value, baseline.peak.value)} the baseline)" if baseline else ""
     lines.append(f"M = {number(peak.value)} at {site}, feature {peak.feature}{against}")
     lines += _wrapped(token_in_context(peak), indent="    ")
+    lines += _wrapped(_faults(measurement), indent="    ")
     facts = []
     if measurement.dominance is not None:
         facts.append(f"hidden holds {number(measurement.dominance.ratio)}x the largest other component")
@@ -115,6 +117,18 @@ def _provenance(measurement: Measurement, baseline: Baseline | None) -> str:
     parts = [f"baseline: {baseline.model.id} as published in {origin.source}", *others]
     parts += [f"tolerance {tolerance}"] if tolerance else []
     return "; ".join([*parts, f"not told there, so not checked: {', '.join(origin.absent)}"])
+
+
+def _faults(measurement: Measurement) -> str:
+    """How many values are not finite, and where that began; nothing where all are."""
+    sites = [site for site in measurement.sites if site.part_of_m]
+    faulty = sum(site.nan + site.inf for site in sites)
+    left_out = "" if measurement.peak is None else ", which M leaves out"
+    count = sum(site.count for site in sites)
+    parts = [f"{faulty:,} of {count:,} values are NaN or infinities{left_out}"] if faulty else []
+    if measurement.first_fault is not None:
+        parts.append(first_fault(measurement.first_fault))
+    return "; ".join(parts)
 
 
 def _quantized(measurement: Measurement) -> str:
