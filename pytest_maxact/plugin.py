@@ -10,6 +10,7 @@ import pytest
 from pytest_maxact import fixtures
 from pytest_maxact.config import ACTIONS, FOLDER, SERIES, add_options, names_a_model, names_the_suite, shared_folder
 from pytest_maxact.errors import MaxactError
+from pytest_maxact.wording import visible
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except MaxactError as cause:
         raise pytest.UsageError(str(cause)) from None
     except OSError as cause:  # a name too long for the system, a folder that may not be read
-        raise pytest.UsageError(f"{str(cause.filename)[:200]} cannot be used: {cause.strerror}") from None
+        raise pytest.UsageError(f"{visible(str(cause.filename)[:200])} cannot be used: {cause.strerror}") from None
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -29,6 +29,7 @@ from pytest_maxact.record import Baseline, Measurement, write_atomically
 from pytest_maxact.report.terminal import Row
 from pytest_maxact.reuse import Store
 from pytest_maxact.settings import PREVIOUS
+from pytest_maxact.wording import visible
 
 if TYPE_CHECKING:
     from pytest_maxact.checkpoint import Checkpoint
@@ -134,7 +135,7 @@ class Session:
     def accept_command(self) -> str:
         """The command that makes the measurement the baseline."""
         kept = [str(argument) for argument in self.command if argument != "--maxact-update-new"]  # it excludes --maxact-update
-        return shlex.join(["pytest", *kept, "--maxact-update"])
+        return visible(shlex.join(["pytest", *kept, "--maxact-update"]))
 
 
 class Task:
@@ -313,9 +314,14 @@ def read_result(folder: Path) -> Result | None:
         measurement=Measurement.load(record) if record.exists() else None,
         baseline=Baseline.load(baseline) if baseline.exists() else None,
         tolerance=Tolerance(**data["tolerance"]),
-        changes=tuple(data["changes"]),
-        missing=data["missing"],
-        unwanted=data["unwanted"],
-        error=data["error"],
+        changes=tuple(map(visible, data["changes"])),
+        missing=_told(data["missing"]),
+        unwanted=_told(data["unwanted"]),
+        error=_told(data["error"]),
         reused=data["reused"],
     )
+
+
+def _told(text: str | None) -> str | None:
+    """What is shown of a task's outcome, of an error with all its lines: names, and what a library raised, may hold anything."""
+    return None if text is None else "\n".join(map(visible, text.split("\n")))
