@@ -176,6 +176,7 @@ def maxact_measurement(
                 max_length=settings.max_length,
                 special_tokens=cast(Any, policy),
                 batch_tokens=settings.batch_tokens,
+                text=not settings.no_text,
                 progress=progress.tokens,
             )
 

@@ -64,7 +64,7 @@ class Store:
         with contextlib.suppress(OSError):
             place.mkdir(exist_ok=True)
             for source, target in ((sidecar_of(record), sidecar_of(place / RECORD)), (record, place / RECORD)):
-                shutil.copyfile(source, target)
+                write_atomically(target, source.read_bytes())
             os.utime(place)
             by_age = sorted(self.folder.glob("*/"), key=lambda kept: kept.stat().st_mtime_ns)
             for old in by_age[: -(KEPT + others)]:

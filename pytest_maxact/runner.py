@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -58,6 +59,7 @@ def measure(
     special_tokens: SpecialTokens = "none",
     batch_tokens: int | None = None,
     sites: Collection[str] = (),
+    text: bool = True,
     progress: Progress | None = None,
 ) -> Measurement:
     """Run a corpus through a model once and record what every site held; M is that of arXiv 2605.15572.
@@ -77,6 +79,8 @@ def measure(
         special_tokens: what is put around a text: `none`, `tokenizer` or `chat`.
         batch_tokens: token budget of a batch, padding counted; by device and free memory where not given.
         sites: further ones that are recorded: `+linear-inputs`, what enters each linear layer of the decoder's layers.
+        text: whether the record may hold tokens, what stands around them, and the samples' own ids and categories, which are
+            numbers from 0 otherwise: for data that is private. A corpus that was loaded without stays so.
         progress: called with the tokens done and the tokens in all, at the start and after each batch.
 
     Returns:
@@ -102,12 +106,13 @@ def measure(
         anatomy = find_sites(model, linear_inputs=LINEAR_INPUTS in sites)
         device = device_of(anatomy)
         if batches is None:
-            chosen = load_corpus(corpus) if isinstance(corpus, str) else corpus
+            chosen = load_corpus(corpus, text=text) if isinstance(corpus, str) else corpus
             chosen = chosen if samples is None else chosen.first(samples)
+            chosen = chosen if text else replace(chosen, text=False)
             tokenizer = tokenizer if checkpoint is None else checkpoint.preprocessor(chosen)
             work = deal_out(model, anatomy, tokenizer, chosen, max_length, special_tokens, batch_tokens)
         else:
-            work = from_batches(batches, int(text_config(anatomy.core).vocab_size))
+            work = replace(from_batches(batches, int(text_config(anatomy.core).vocab_size)), text=text)
         if anatomy.needs_whole_batches:
             work = work.without_padding()
         pictured = next((batch for batch in work.batches if batch.extra), None)

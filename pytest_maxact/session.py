@@ -243,8 +243,10 @@ class Task:
             except MaxactError as cause:
                 outcome["error"] = str(cause)
             except Exception as cause:  # whatever a model's own code raises is this result, and told with its traceback
-                said = f"measuring {self.settings.model} broke: {type(cause).__name__}: {first_line(cause)}"
-                outcome["error"] = f"{said}\n{traceback.format_exc()}"
+                said, where = f"{type(cause).__name__}: {first_line(cause)}", traceback.format_exc()
+                if self.settings.no_text:  # a tokenizer may quote what it could not read
+                    said, where = type(cause).__name__, "".join(traceback.format_tb(cause.__traceback__))
+                outcome["error"] = f"measuring {self.settings.model} broke: {said}\n{where}"
             except BaseException as cause:  # as pytest-timeout raises
                 outcome["error"] = f"measuring {self.settings.model} was cut off: {first_line(cause)}; give it more time"
                 write_atomically(self.folder / RESULT, json.dumps(outcome))

@@ -40,7 +40,7 @@ def token_in_context(place: Location) -> str:
         return "rows of this site cannot be traced to tokens"
     where = f"position {place.position} of sample {visible(place.sample)}"
     if place.token is None:
-        return f"token id {place.token_id} at {where}"
+        return where if place.token_id is None else f"token id {place.token_id} at {where}"
     text = f"{visible(place.before or '')}[{visible(place.token)}]{visible(place.after or '')}"
     return f"token '{visible(place.token)}' at {where}: {text}"
 
