@@ -39,8 +39,8 @@ class Stored:
 def file_name(model_id: str) -> str:
     """The file a model's baseline is kept in: its id with `/` as `--`, as in the Hub's own cache.
 
-    It is a bare name, whatever the id: what is neither letter nor digit nor one of `_.-` is a `-`, and of an id that is too long
-    for a file system the digest stands for the end.
+    It is a bare name, whatever the id: what is neither letter nor digit nor one of `_.-` is a `-`, and where it is too long for
+    a file system a digest stands for its end.
     """
     name = re.sub(r"[^\w.-]+", "-", model_id.replace("/", "--"))
     if len(name.encode()) > LONGEST:

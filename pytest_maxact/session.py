@@ -325,5 +325,5 @@ def read_result(folder: Path) -> Result | None:
 
 
 def _told(text: str | None) -> str | None:
-    """What is shown of a task's outcome, of an error with all its lines: names, and what a library raised, may hold anything."""
+    """What is shown of a task's outcome, of an error all its lines: names, and what a library raised, may hold anything."""
     return None if text is None else "\n".join(map(visible, text.split("\n")))

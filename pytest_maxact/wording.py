@@ -46,7 +46,7 @@ def token_in_context(place: Location) -> str:
 
 
 def visible(text: str) -> str:
-    """Text on one line that does nothing to a terminal: all that is not printable is an escape such as `\\x1b`.
+    r"""Text on one line that does nothing to a terminal: all that is not printable is an escape such as `\x1b`.
 
     That is line ends, tabs, control characters (and with them escape sequences), bidirectional controls, characters of no
     width, lone surrogates and code points that mean nothing. Names and texts come from strangers, records keep them as they
