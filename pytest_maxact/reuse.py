@@ -46,7 +46,7 @@ class Store:
             return None
         try:
             record = Measurement.load(self._place(conditions) / RECORD)
-            _ = record.arrays
+            _ = record.sidecar and record.arrays
         except MeasurementError:
             return None
         with contextlib.suppress(OSError):
@@ -64,7 +64,8 @@ class Store:
         with contextlib.suppress(OSError):
             place.mkdir(exist_ok=True)
             for source, target in ((sidecar_of(record), sidecar_of(place / RECORD)), (record, place / RECORD)):
-                write_atomically(target, source.read_bytes())
+                if source.exists():  # a record need not have arrays
+                    write_atomically(target, source.read_bytes())
             os.utime(place)
             by_age = sorted(self.folder.glob("*/"), key=lambda kept: kept.stat().st_mtime_ns)
             for old in by_age[: -(KEPT + others)]:

@@ -80,11 +80,13 @@ def measure(
         batch_tokens: token budget of a batch, padding counted; by device and free memory where not given.
         sites: further ones that are recorded: `+linear-inputs`, what enters each linear layer of the decoder's layers.
         text: whether the record may hold tokens, what stands around them, and the samples' own ids and categories, which are
-            numbers from 0 otherwise: for data that is private. A corpus that was loaded without stays so.
+            numbers from 0 otherwise: for data that is private. It then has no arrays either, since from how often each value
+            occurs at `embedding` and the model's weights the tokens can be told. A corpus that was loaded without stays so.
         progress: called with the tokens done and the tokens in all, at the start and after each batch.
 
     Returns:
-        The record, with its arrays: activations are as the model computes them, SQNR in dB, times in seconds.
+        The record, with its arrays where it may hold texts: activations are as the model computes them, SQNR in dB, times in
+        seconds.
 
     Raises:
         CorpusError: where the corpus cannot be found, read, or does not fit the model.
@@ -159,7 +161,7 @@ def measure(
             hook_fraction=None if device.type != "cpu" else observer.seconds / (seconds - observer.seconds),
         ),
     )
-    return record.with_arrays(arrays)
+    return record.with_arrays(arrays) if work.text else record  # how often values occur tells which tokens did
 
 
 def explain(checkpoint: Checkpoint, *, sites: Collection[str] = ()) -> list[str]:

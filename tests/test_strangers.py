@@ -12,17 +12,19 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import LlavaConfig
 
 from pytest_maxact import MaxactCallback, compare
 from pytest_maxact.baseline import file_name, update
 from pytest_maxact.baseline import look_up as look_up_baseline
-from pytest_maxact.checkpoint import find, load, load_tokenizer
+from pytest_maxact.checkpoint import find, load, load_processor, load_tokenizer
 from pytest_maxact.checks.verdict import Verdict
 from pytest_maxact.corpus import check_tokenizer, load_corpus
 from pytest_maxact.corpus_sources import file_outside
@@ -73,6 +75,19 @@ def test_what_would_do_something_is_an_escape_and_all_else_stays(raw: str, shown
 def test_whatever_is_shown_can_be_printed(text: str) -> None:
     assert visible(text).isprintable()
     visible(text).encode("utf-8")
+
+
+def test_what_a_library_raises_is_told_with_its_traceback_and_visible(
+    pytester: pytest.Pytester, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise ValueError(f"{HOSTILE}\n{HOSTILE}")
+
+    monkeypatch.setattr("pytest_maxact.plan.measure", broken)
+    told = str(pytester.runpytest_inprocess(f"--maxact-model={checkpoint}", "--maxact-corpus=smoke").stdout)
+    assert "Traceback (most recent call last)" in told
+    assert "\\x1b]0;owned" in told
+    assert all(line.isprintable() for line in told.split("\n"))
 
 
 def test_errors_and_verdicts_are_visible_as_soon_as_they_are_text() -> None:
@@ -338,6 +353,16 @@ def test_a_tokenizers_own_code_does_not_run(planted: Planted) -> None:
     planted.edit("tokenizer_config.json", tokenizer_class="Own")
     with pytest.raises(CheckpointError, match="it needs Python code of its own; read that code"):
         load_tokenizer(find(str(planted.folder)))
+    assert not planted.trace.exists()
+
+
+def test_a_processors_own_code_does_not_run(planted: Planted) -> None:
+    (planted.folder / "processor_config.json").write_text(
+        json.dumps({"processor_class": "Own", "auto_map": {"AutoProcessor": "own.Own", "AutoImageProcessor": "own.Own"}})
+    )
+    of_images = replace(find(str(planted.folder)), config=LlavaConfig())
+    with pytest.raises(CheckpointError, match="it needs Python code of its own; read that code"):
+        load_processor(of_images)
     assert not planted.trace.exists()
 
 

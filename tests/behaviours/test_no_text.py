@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pytest_maxact.checkpoint import find, load
-from pytest_maxact.corpus import load_corpus
+from pytest_maxact.corpus import Corpus, Sample, load_corpus
+from pytest_maxact.errors import MeasurementError
 from pytest_maxact.record import Baseline, Measurement
+from pytest_maxact.runner import measure
 from tests.behaviours.conftest import GREEN, User
 
 TEXT = "шифр 鯨鯢 λόγος "
@@ -24,7 +28,8 @@ import shutil
 from pytest_maxact.config import FOLDER
 
 def pytest_terminal_summary(config):
-    shutil.copytree(config.stash[FOLDER], "kept", dirs_exist_ok=True)
+    if FOLDER in config.stash:
+        shutil.copytree(config.stash[FOLDER], "kept", dirs_exist_ok=True)
 """
 
 
@@ -87,8 +92,10 @@ def run(user: User, *args: str) -> str:
 
 
 def test_nothing_of_a_private_corpus_is_written_or_shown(private: User) -> None:
-    without = found_in(private, run(private, "--maxact-no-text"))
-    assert without == {}
+    shown = run(private, "--maxact-no-text")
+    assert found_in(private, shown) == {}
+    assert "reused, measured at" in shown
+    assert not list(private.folder.rglob("*.npz"))
     record = Measurement.load(private.folder / "r.json")
     assert record.peak is not None
     assert (record.peak.token, record.peak.token_id, record.peak.before, record.peak.after) == (None,) * 4
@@ -97,6 +104,18 @@ def test_nothing_of_a_private_corpus_is_written_or_shown(private: User) -> None:
     assert [sample.category for sample in record.samples] == ["0", "1", "0"] * 2
     both = load_corpus(f"{private.corpus}+{private.folder / 'more.jsonl'}")
     assert record.corpus.digest == both.digest
+
+
+def test_arrays_are_left_out_since_they_tell_the_tokens() -> None:
+    """Of the tokens of the vocabulary just those of the text have an embedding whose values all occur often enough."""
+    checkpoint: Any = load(find("demo"))
+    corpus = Corpus("private", (Sample("a", "b", text="The patient was told on Monday that the test was positive."),))
+    occurred = measure(checkpoint, corpus=corpus).histogram("embedding", None).counts
+    rows = checkpoint.model.get_input_embeddings().weight.detach().to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+    possible = {token for token, row in enumerate(rows) if (occurred >= np.bincount(row, minlength=1 << 16)).all()}
+    assert possible == set(checkpoint.tokenizer(corpus.samples[0].text)["input_ids"])
+    with pytest.raises(MeasurementError, match="came without its arrays"):
+        measure(checkpoint, corpus=corpus, text=False).histogram("embedding", None)
 
 
 def test_a_record_with_texts_is_not_taken_for_one_without_nor_the_other_way_round(private: User) -> None:
@@ -154,3 +173,14 @@ def test_it_may_stand_in_the_ini_file(private: User) -> None:
     private.pytester.makeini("[pytest]\nmaxact_no_text = true\n")
     private.pytest("--maxact-json=r.json", model="demo", baseline="none")
     assert found_in(private, "") == {}
+
+
+def test_a_model_that_a_conftest_brings_is_measured_so_too(private: User) -> None:
+    with (private.folder / "conftest.py").open("a") as file:
+        file.write(
+            "import pytest\nfrom pytest_maxact.checkpoint import find, load\n\n@pytest.fixture(scope='session')\n"
+            "def maxact_model():\n    checkpoint = load(find('demo'))\n    return checkpoint.model, checkpoint.tokenizer\n"
+        )
+    private.pytester.makepyfile("def test_it(maxact_measurement):\n    assert maxact_measurement.peak.token is None\n")
+    private.pytest("--maxact-no-text", f"--maxact-corpus={private.corpus}", baseline=None).assert_outcomes(passed=1)
+    private.pytest(f"--maxact-corpus={private.corpus}", baseline=None).assert_outcomes(failed=1)
