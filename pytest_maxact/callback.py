@@ -163,7 +163,9 @@ class MaxactCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
         try:
             record = measure(model, tokenizer, self.corpus, text=self.text)
         except Exception as cause:  # a run of days must not end because it cannot be watched
-            reason = first_line(cause) if isinstance(cause, MaxactError) else f"{type(cause).__name__}: {first_line(cause)}"
+            kind = type(cause).__name__
+            told = f"{kind}: {first_line(cause)}" if self.text else kind  # a tokenizer may quote what it could not read
+            reason = first_line(cause) if isinstance(cause, MaxactError) else told
             self._tell_once(f"nothing was measured at step {step}, and training goes on", reason)
             return None
         return record.model_copy(update={"model": record.model.model_copy(update={"id": _label(step)})})
