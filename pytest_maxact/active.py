@@ -19,7 +19,7 @@ from pytest_maxact.series import missing, spoken
 from pytest_maxact.session import Session
 from pytest_maxact.settings import Settings
 from pytest_maxact.suite import SeriesSuite, Suite
-from pytest_maxact.wording import visible
+from pytest_maxact.visible import visible
 
 if TYPE_CHECKING:
     from pytest_maxact.plan import Plan

@@ -523,15 +523,20 @@ def _config(folder: Path, name: str, trust_remote_code: bool) -> Any:
         raise CheckpointError(f"{file} cannot be used: {reason}; a newer transformers may know this architecture") from None
 
 
-def _implementations(config: Any, *, named: bool = False) -> Iterator[str]:
-    """How attention and experts are to be computed, as a config says, or one inside it; `named` is whether all of it says so.
+def _implementations(config: Any) -> Iterator[str]:
+    """How attention and experts are to be computed, as a config says, or one inside it.
 
     What transformers does not know by such a name it takes for a repository of the Hub, the code of which it runs.
     """
-    if isinstance(config, str) and named:
-        yield config
-    for key, part in config.items() if isinstance(config, dict) else ():
-        yield from _implementations(part, named=named or "_implementation" in key)
+    left = [(False, config)]
+    while left:
+        named, value = left.pop()
+        if isinstance(value, dict):
+            left += [(named or "_implementation" in key, part) for key, part in value.items()]
+        elif isinstance(value, list):
+            left += [(named, part) for part in value]
+        elif named and isinstance(value, str):
+            yield value
 
 
 def _weights(folder: Path, name: str) -> tuple[str, ...]:

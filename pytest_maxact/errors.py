@@ -1,6 +1,6 @@
 """The errors a user may meet: each message is one line that says what was wrong, where, and what to type instead."""
 
-from pytest_maxact.wording import visible
+from pytest_maxact.visible import visible
 
 
 class MaxactError(Exception):

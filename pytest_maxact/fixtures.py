@@ -191,7 +191,7 @@ def maxact_baseline(
     from pytest_maxact.baseline import look_up
     from pytest_maxact.session import told_in_a_line
     from pytest_maxact.settings import Settings
-    from pytest_maxact.wording import visible
+    from pytest_maxact.visible import visible
 
     how = "in Python, with Baseline.of(record).save(FILE)"
     if _maxact_task is not None and isinstance(maxact_model, ModelUnderTest):

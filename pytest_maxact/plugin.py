@@ -10,7 +10,7 @@ import pytest
 from pytest_maxact import fixtures
 from pytest_maxact.config import ACTIONS, FOLDER, SERIES, add_options, names_a_model, names_the_suite, shared_folder
 from pytest_maxact.errors import MaxactError
-from pytest_maxact.wording import visible
+from pytest_maxact.visible import visible
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

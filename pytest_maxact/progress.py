@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from pytest_maxact.config import shared_folder
 from pytest_maxact.record import write_atomically
-from pytest_maxact.wording import visible
+from pytest_maxact.visible import visible
 
 LINE_EVERY_SECONDS = 10.0
 LOOK_EVERY_SECONDS = 0.5

@@ -29,7 +29,7 @@ from pytest_maxact.record import Baseline, Measurement, write_atomically
 from pytest_maxact.report.terminal import Row
 from pytest_maxact.reuse import Store
 from pytest_maxact.settings import PREVIOUS
-from pytest_maxact.wording import visible
+from pytest_maxact.visible import visible
 
 if TYPE_CHECKING:
     from pytest_maxact.checkpoint import Checkpoint

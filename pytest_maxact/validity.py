@@ -20,7 +20,8 @@ from pytest_maxact.histogram import Floats
 from pytest_maxact.outcome import BFLOAT16_STEP
 from pytest_maxact.proportion import in_proportion
 from pytest_maxact.record import VOCABULARY, Measurement, SampleFigures
-from pytest_maxact.wording import number, visible
+from pytest_maxact.visible import visible
+from pytest_maxact.wording import number
 
 CONFIDENCE = 0.95
 LEAST = 59  # samples; of fewer one cannot say with this confidence that M exceeds 95 % of all samples like them

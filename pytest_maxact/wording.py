@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pytest_maxact.record import Location
+from pytest_maxact.record import Location
+from pytest_maxact.visible import visible
 
 
 def number(value: float) -> str:
@@ -43,14 +42,3 @@ def token_in_context(place: Location) -> str:
         return where if place.token_id is None else f"token id {place.token_id} at {where}"
     text = f"{visible(place.before or '')}[{visible(place.token)}]{visible(place.after or '')}"
     return f"token '{visible(place.token)}' at {where}: {text}"
-
-
-def visible(text: str) -> str:
-    r"""Text on one line that does nothing to a terminal: all that is not printable is an escape such as `\x1b`.
-
-    That is line ends, tabs, control characters (and with them escape sequences), bidirectional controls, characters of no
-    width, lone surrogates and code points that mean nothing. Names and texts come from strangers, records keep them as they
-    are, and whatever is shown goes through here: errors and verdicts where they become text, the summary where its lines are
-    made, and what else is told (header, progress, JUnit properties, outcomes of a task) where it is handed to pytest.
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

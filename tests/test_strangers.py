@@ -43,7 +43,7 @@ from pytest_maxact.report.properties import properties
 from pytest_maxact.report.terminal import summary
 from pytest_maxact.runner import measure
 from pytest_maxact.validity import describe
-from pytest_maxact.wording import visible
+from pytest_maxact.visible import visible
 
 HOSTILE = "e\x1b]0;owned\x07\x9b31m\u202ev\u200b\u2066i\x7f\u2028l"
 

@@ -10,7 +10,7 @@ from typing import Literal
 from pytest_maxact.errors import SettingsError
 from pytest_maxact.formats import FORMATS
 from pytest_maxact.record import Baseline, Site, ToleranceOverride
-from pytest_maxact.wording import visible
+from pytest_maxact.visible import visible
 
 Outcome = Literal["passed", "failed", "skipped"]
 

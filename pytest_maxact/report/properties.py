@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pytest_maxact.record import Measurement, Site
-from pytest_maxact.wording import visible
+from pytest_maxact.visible import visible
 
 
 def properties(measurement: Measurement) -> dict[str, str]:

@@ -16,7 +16,8 @@ from pytest_maxact.history import Point
 from pytest_maxact.record import INPUT, VISION, Baseline, Measurement, Overhead, Site
 from pytest_maxact.report.standing import standing
 from pytest_maxact.validity import brief
-from pytest_maxact.wording import decibels, number, ratio, token_in_context, visible
+from pytest_maxact.visible import visible
+from pytest_maxact.wording import decibels, number, ratio, token_in_context
 
 WIDTH = 80
 LARGEST_SITES = 5
