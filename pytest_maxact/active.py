@@ -20,6 +20,7 @@ from pytest_maxact.series import missing, spoken
 from pytest_maxact.session import Session
 from pytest_maxact.settings import Settings
 from pytest_maxact.suite import SeriesSuite, Suite
+from pytest_maxact.visible import visible
 
 if TYPE_CHECKING:
     from pytest_maxact.plan import Plan
@@ -92,13 +93,17 @@ class Active:
             if check == BENCHMARK and not settings.benchmark:
                 raise MaxactError(f"maxact::{name} runs only on request: add --maxact-benchmark")
 
-    def pytest_report_header(self) -> str | list[str]:
-        """Say what will be measured and what it is compared with; a worker, whose header nobody sees, has no plan yet."""
+    def pytest_report_header(self) -> list[str]:
+        """Say what will be measured and what it is compared with."""
+        return [visible(line) for line in self._header()]
+
+    def _header(self) -> list[str]:
+        """A worker, whose header nobody sees, has no plan yet."""
         task = self.tasks[-1]
         plan, settings = task.plan, task.settings
         if not self.wanted:
             name = Path(settings.model or "").name if plan is None else plan.reference.id
-            return f"maxact: no built-in checks of {name}, since paths were given; add the argument maxact"
+            return [f"maxact: no built-in checks of {name}, since paths were given; add the argument maxact"]
         if plan is None:
             return []
         if self.series:
@@ -110,7 +115,7 @@ class Active:
             source = "not there yet" if plan.stored.wanted else "none"
         elif Path(source).is_relative_to(self.config.rootpath):
             source = Path(source).relative_to(self.config.rootpath)
-        return f"maxact: {plan.reference.id}, corpus {plan.corpus.id}, baseline {source}"
+        return [f"maxact: {plan.reference.id}, corpus {plan.corpus.id}, baseline {source}"]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(

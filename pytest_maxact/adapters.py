@@ -54,6 +54,8 @@ def read(folder: Path, name: str) -> Any:
     reason = more_than_modules(config)
     if reason is not None:
         raise CheckpointError(f"adapter {name} cannot be measured: {reason}; name a whole model, such as its base model")
+    if getattr(config, "megatron_config", None):  # PEFT imports the module that stands beside it, earlier ones any module
+        raise CheckpointError(f"adapter {name} is for Megatron, whose layers transformers does not have: merge it there")
     if not config.base_model_name_or_path:
         raise CheckpointError(f"adapter {name} names no base model: write it to base_model_name_or_path in {file}")
     return config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from pytest_maxact.record import (
 from pytest_maxact.resources import data_folder
 from pytest_maxact.wording import number
 
+LONGEST = 200  # bytes: what a file system takes (255), less the ends of names that are made from it
 NO_BASELINE = "none"
 PUBLISHED = "published"
 PUBLISHED_FOLDER = f"baselines/{PUBLISHED}"
@@ -35,8 +37,16 @@ class Stored:
 
 
 def file_name(model_id: str) -> str:
-    """The file a model's baseline is kept in: its id with `/` as `--`, as in the Hub's own cache."""
-    return re.sub(r"[^\w.-]+", "-", model_id.replace("/", "--")) + ".json"
+    """The file a model's baseline is kept in: its id with `/` as `--`, as in the Hub's own cache.
+
+    It is a bare name, whatever the id: what is neither letter nor digit nor one of `_.-` is a `-`, and where it is too long for
+    a file system a digest stands for its end.
+    """
+    name = re.sub(r"[^\w.-]+", "-", model_id.replace("/", "--"))
+    if len(name.encode()) > LONGEST:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+        name = f"{name.encode()[: LONGEST - 17].decode(errors='ignore')}-{digest}"
+    return f"{name}.json"
 
 
 def published_file(hub_id: str) -> Path | None:
@@ -107,6 +117,10 @@ def changes(old: Baseline | None, new: Baseline) -> list[str]:
         for name in type(after).model_fields:
             if name not in ("fingerprint", "revision") and getattr(before, name) != getattr(after, name):
                 lines.append(f"{part} {name}: {getattr(before, name)} -> {getattr(after, name)}")
+    if old.peak.token is not None and new.peak.token is None:
+        lines.append("peak: token and sample are no longer told")
+        untold = {"token": None, "sample": new.peak.sample}
+        old = old.model_copy(update={"peak": old.peak.model_copy(update=untold)})
     for part in ("peak", "dominance", "sun"):
         if getattr(old, part) != getattr(new, part):
             lines.append(f"{part}: {_brief(getattr(old, part))} -> {_brief(getattr(new, part))}")
@@ -134,7 +148,8 @@ def _decibels(site: BaselineSite) -> str:
 
 def _brief(part: object) -> str:
     if isinstance(part, BaselinePeak):
-        return f"{number(part.value)} at {Site(component=part.component, layer=part.layer)}, token {part.token!r}"
+        token = "" if part.token is None else f", token {part.token!r}"
+        return f"{number(part.value)} at {Site(component=part.component, layer=part.layer)}{token}"
     if isinstance(part, Dominance):
         return f"{part.component} ({number(part.ratio)}x)"
     if isinstance(part, SunOutcome):

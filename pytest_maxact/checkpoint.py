@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -509,12 +509,34 @@ def _config(folder: Path, name: str, trust_remote_code: bool) -> Any:
             f"checkpoint {name} needs Python code of its own ({', '.join(own_code)}): read that code, and where you "
             "trust it add --maxact-trust-remote-code"
         )
+    kernels = sorted({name for name in _implementations(raw) if "/" in name})
+    if kernels and not trust_remote_code:
+        raise CheckpointError(
+            f"checkpoint {name} asks for code from the Hub ({', '.join(kernels)}): remove it from {file}, or where you trust "
+            "it add --maxact-trust-remote-code"
+        )
     try:
         with quiet_transformers():
             return AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     except Exception as cause:  # transformers raises whatever its parts raise
         reason = str(cause).strip().splitlines()[0]
         raise CheckpointError(f"{file} cannot be used: {reason}; a newer transformers may know this architecture") from None
+
+
+def _implementations(config: Any) -> Iterator[str]:
+    """How attention and experts are to be computed, as a config says, or one inside it.
+
+    What transformers does not know by such a name it takes for a repository of the Hub, the code of which it runs.
+    """
+    left = [(False, config)]
+    while left:
+        named, value = left.pop()
+        if isinstance(value, dict):
+            left += [(named or "_implementation" in key, part) for key, part in value.items()]
+        elif isinstance(value, list):
+            left += [(named, part) for part in value]
+        elif named and isinstance(value, str):
+            yield value
 
 
 def _weights(folder: Path, name: str) -> tuple[str, ...]:

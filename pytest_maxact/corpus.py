@@ -54,10 +54,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Samples in a fixed order."""
+    """Samples in a fixed order.
+
+    Where `text` is false nothing that a run writes or tells may hold what the samples hold: neither texts and tokens, nor their
+    own ids and categories, which are numbers from 0 there. The digest is the same.
+    """
 
     id: str
     samples: tuple[Sample, ...]
+    text: bool = True
 
     @property
     def digest(self) -> str:
@@ -77,13 +82,27 @@ class Corpus:
 
     @property
     def pictured(self) -> list[Sample]:
-        """The samples that have images."""
-        return [sample for sample in self.samples if sample.images]
+        """The samples that have images, under the names by which they are called."""
+        named = zip(self.samples, self.names, strict=True)
+        return [replace(sample, id=name) for sample, name in named if sample.images]
+
+    @property
+    def names(self) -> list[str]:
+        """What each sample is called in records and messages: its id, or its number."""
+        return [sample.id if self.text else str(number) for number, sample in enumerate(self.samples)]
+
+    @property
+    def labels(self) -> list[str]:
+        """What the category of each sample is called in records: itself, or its number in the order of the samples."""
+        if self.text:
+            return [sample.category for sample in self.samples]
+        numbers: dict[str, str] = {}
+        return [numbers.setdefault(sample.category, str(len(numbers))) for sample in self.samples]
 
     @property
     def categories(self) -> dict[str, int]:
-        """How many samples each category has."""
-        return dict(Counter(sample.category for sample in self.samples))
+        """How many samples each category has, by what it is called."""
+        return dict(Counter(self.labels))
 
     @property
     def drawn(self) -> bool:
@@ -143,7 +162,7 @@ def bundled() -> list[str]:
     return sorted([path.stem for path in data_folder("corpora").glob("*.jsonl")] + ["smoke", VOCABULARY, *DIGESTS])
 
 
-def load_corpus(name: str) -> Corpus:
+def load_corpus(name: str, *, text: bool = True) -> Corpus:
     """Load a bundled corpus, a file, a data set of the Hub, or several joined by `+`.
 
     Bundled are `core`; `smoke`, 16 samples of it; `images`; `diverse-5k` and `stress`, which are made at first use; and
@@ -153,6 +172,7 @@ def load_corpus(name: str) -> Corpus:
         name: a bundled name, a JSON Lines, `.txt` or `.parquet` file, or `hf:org/name` (see `corpus_sources`). A row holds
             `text` or `input_ids`, and may hold `id` and `category`. A row of JSON Lines may hold `images` beside its text:
             paths of PNG or JPEG files, relative to the corpus file and below its folder.
+        text: whether what is in it may be written and told, see `Corpus`.
 
     Raises:
         CorpusError: where the corpus is not found, or malformed (the row is named), an image is missing or broken, or an
@@ -161,17 +181,19 @@ def load_corpus(name: str) -> Corpus:
     """
     parts = [_load_one(part) for part in name.split("+")]
     if len(parts) == 1:
-        return _without_duplicates(parts[0])
+        return _without_duplicates(replace(parts[0], text=text))
     ids = Counter(part.id for part in parts)
     called = [part.id if ids[part.id] == 1 else typed for part, typed in zip(parts, name.split("+"), strict=True)]
     samples = tuple(replace(sample, corpus=own) for part, own in zip(parts, called, strict=True) for sample in part.samples)
-    return _without_duplicates(Corpus("+".join(part.id for part in parts), samples))
+    return _without_duplicates(Corpus("+".join(part.id for part in parts), samples, text))
 
 
 def _without_duplicates(corpus: Corpus) -> Corpus:
     duplicate = next((id_ for id_, times in Counter(sample.id for sample in corpus.samples).items() if times > 1), None)
     if duplicate is not None:
-        raise CorpusError(f"corpus {corpus.id} has the id {duplicate!r} more than once: give every sample its own")
+        first = [sample.id for sample in corpus.samples].index(duplicate)
+        called = repr(duplicate) if corpus.text else f"of sample {first}"
+        raise CorpusError(f"corpus {corpus.id} has the id {called} more than once: give every sample its own")
     return corpus
 
 
@@ -261,10 +283,10 @@ def check_vocabulary(corpus: Corpus, vocabulary: int) -> None:
         CorpusError: naming the first sample with an id of `vocabulary` or above.
 
     """
-    for sample in corpus.samples:
+    for sample, name in zip(corpus.samples, corpus.names, strict=True):
         if sample.input_ids is not None and max(sample.input_ids) >= vocabulary:
             raise CorpusError(
-                f"sample {sample.id} of corpus {corpus.id} holds token id {max(sample.input_ids)}, beyond the model's "
+                f"sample {name} of corpus {corpus.id} holds token id {max(sample.input_ids)}, beyond the model's "
                 f"vocabulary of {vocabulary}: use the corpus with the tokenizer it was made for"
             )
 
@@ -325,7 +347,9 @@ def tokenize(corpus: Corpus, tokenizer: Any, special_tokens: SpecialTokens, max_
         else:
             ids = encode(sample.text, add_special_tokens=special_tokens == "tokenizer", verbose=False)["input_ids"]
         if not ids:
-            raise CorpusError(f"sample {sample.id} of corpus {corpus.id} has no tokens under this tokenizer: remove it")
+            raise CorpusError(
+                f"sample {corpus.names[index]} of corpus {corpus.id} has no tokens under this tokenizer: remove it"
+            )
         sequences.append(TokenSequence(index, tuple(ids[:max_length])))
     return sequences
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ HUB_SETTINGS = ("split", "column", "config", "tokenizer")
 TOKENIZERS = {"Clxxxx/eval_diverse_dataset": "meta-llama/Llama-2-7b-hf"}  # that of arXiv 2605.15572
 CONTENT = ("text", "input_ids")
 LABELS = ("id", "category")
+ARCHIVES = ("zip://", "tar://", "gzip://", "bz2://", "xz://", "zstd://", "lz4://")
 
 
 class Row(NamedTuple):
@@ -208,6 +209,9 @@ def _load(name: str, repository: str, revision: str | None, settings: dict[str, 
             builder = datasets.load_dataset_builder(repository, settings.get("config"), revision=commit)
             if builder.hash != commit:  # where the Hub fails, the library takes any commit that it has
                 raise failure or CorpusError(f"corpus {name} could not be read from the Hub to the end: try again")
+            outside = file_outside(builder.config.data_files or {}, repository)
+            if outside is not None:
+                raise CorpusError(f"corpus {name} names {outside}, which is no file of its repository: name another data set")
             builder.download_and_prepare()
             splits = list(builder.info.splits)
             split = settings.get("split", "train" if "train" in splits or len(splits) != 1 else splits[0])
@@ -221,6 +225,18 @@ def _load(name: str, repository: str, revision: str | None, settings: dict[str, 
     except Exception as cause:  # the library raises whatever a repository makes it raise
         reason = " ".join(str(cause).split())[:500]
         raise CorpusError(f"corpus {name} cannot be read: {type(cause).__name__}: {reason}") from None
+
+
+def file_outside(files: Mapping[str, Sequence[str]], repository: str) -> str | None:
+    """The first of a data set's files, by split, that lies elsewhere than in its repository, or in an archive there.
+
+    A data set's card may name any path or address, and not all releases of the library mind.
+    """
+    for file in (file for of_split in files.values() for file in of_split):
+        *inner, last = file.split("::")
+        if not last.startswith(f"hf://datasets/{repository}@") or not all(part.startswith(ARCHIVES) for part in inner):
+            return file
+    return None
 
 
 def _lacking(reader: str) -> CorpusError:

@@ -1,8 +1,13 @@
 """The errors a user may meet: each message is one line that says what was wrong, where, and what to type instead."""
 
+from pytest_maxact.visible import visible
+
 
 class MaxactError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error this package raises on purpose; as text it is one line, whatever is in the names that it quotes."""
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
 
 
 class SettingsError(MaxactError):
@@ -35,10 +40,10 @@ class AnalysisError(MaxactError):
 
 def first_line(cause: BaseException) -> str:
     """What an error says, cut to its first line."""
-    return next(iter(str(cause).strip().splitlines()), type(cause).__name__)
+    return visible(next(iter(str(cause).strip().splitlines()), type(cause).__name__))
 
 
 def on_one_line(cause: BaseException) -> str:
     """What an error says, of several lines too, as the start of one."""
-    said = " ".join(str(cause).split()) or type(cause).__name__
+    said = visible(" ".join(str(cause).split())) or type(cause).__name__
     return said if len(said) <= 240 else f"{said[:240]}…"

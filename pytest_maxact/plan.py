@@ -127,6 +127,7 @@ class Plan:
             "settings": [settings.dtype, settings.max_length, settings.batch_tokens],
             "special tokens": [settings.special_tokens, *settings.compared_policies],
             "sites": list(settings.sites),
+            "text": self.corpus.text,
         }
 
     def _device_in_words(self) -> str:
@@ -234,6 +235,7 @@ def plan_series(settings: Settings) -> tuple[dict[Member, Plan], list[str]]:
 
     """
     if settings.json is not None:
+        _check_plain(settings.json, "--maxact-json")
         try:
             settings.json.mkdir(exist_ok=True)
         except OSError as cause:
@@ -284,7 +286,7 @@ def corpus_of(settings: Settings) -> Corpus:
         CorpusError: where it cannot be found or read, or has fewer samples than were asked for.
 
     """
-    corpus = load_corpus(settings.corpus)
+    corpus = load_corpus(settings.corpus, text=not settings.no_text)
     return corpus if settings.samples is None else corpus.first(settings.samples)
 
 
@@ -355,6 +357,7 @@ def _not_published(reference: Reference) -> str:
 
 def _check_output(settings: Settings) -> None:
     if settings.json is not None:
+        _check_plain(settings.json, "--maxact-json")
         if not settings.json.parent.is_dir():
             raise SettingsError(f"--maxact-json={settings.json} cannot be written: there is no folder {settings.json.parent}")
         sidecar = sidecar_of(settings.json)
@@ -366,7 +369,16 @@ def _check_output(settings: Settings) -> None:
         _check_writable(sidecar, "--maxact-json")
 
 
+def _check_plain(file: Path, option: str) -> None:
+    """Refuse to write where another place is meant than the one that a path seems to name."""
+    if ".." in file.parts:
+        raise SettingsError(f"{option} cannot write {file}: there is a .. in it; give the plain path, {file.resolve()}")
+    if file.is_symlink():
+        raise SettingsError(f"{option} cannot write {file}: it is a symbolic link; remove it, or name {file.resolve()}")
+
+
 def _check_writable(file: Path, option: str) -> None:
+    _check_plain(file, option)
     folder = file.parent
     while not folder.exists():
         folder = folder.parent

@@ -11,6 +11,7 @@ from pytest_maxact import fixtures
 from pytest_maxact.config import ACTIONS, FOLDER, SERIES, add_options, names_a_model, names_the_suite, shared_folder
 from pytest_maxact.errors import MaxactError
 from pytest_maxact.launch import Place
+from pytest_maxact.visible import visible
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except MaxactError as cause:
         raise pytest.UsageError(str(cause)) from None
     except OSError as cause:  # a name too long for the system, a folder that may not be read
-        raise pytest.UsageError(f"{str(cause.filename)[:200]} cannot be used: {cause.strerror}") from None
+        raise pytest.UsageError(f"{visible(str(cause.filename)[:200])} cannot be used: {cause.strerror}") from None
 
 
 @pytest.hookimpl(optionalhook=True)

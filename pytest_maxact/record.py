@@ -6,6 +6,7 @@ error that names the place. NaN and infinities, which JSON lacks, are the string
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -488,6 +489,7 @@ class Measurement(Record):
 
         """
         path, record = Path(path), self
+        refuse_link(path)  # before its arrays are written
         if self._arrays is not None or self.sidecar is not None:
             unread = self.sidecar is not None and self.sidecar.samples and not self.samples
             apart = unread or len(self.samples) > LARGE
@@ -766,17 +768,35 @@ def _read_sidecar(path: Path, record: Measurement) -> Arrays:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader, or an interrupted run, sees the old one or the new one, never a part. Text is UTF-8."""
+    """Write a file so that a reader, or an interrupted run, sees the old one or the new one, never a part. Text is UTF-8.
+
+    Raises:
+        OSError: where the file cannot be written, or a symbolic link stands there.
+
+    """
+    refuse_link(path)
     part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     data = content.encode() if isinstance(content, str) else content
+    opened = part.open("xb")  # a file of its own, whatever somebody may have put there, a link among it
     try:
-        with part.open("wb") as file:
+        with opened as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def refuse_link(path: Path) -> None:
+    """Make sure that no symbolic link stands where a file is to be written: who put it there may want another one changed.
+
+    Raises:
+        OSError: where there is one.
+
+    """
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "it is a symbolic link", str(path))
 
 
 def dumps(record: Record) -> str:

@@ -48,7 +48,7 @@ class Store:
             return None
         try:
             record = Measurement.load(self._place(conditions) / RECORD)
-            _ = record.arrays
+            _ = record.sidecar and record.arrays
         except MeasurementError:
             return None
         with contextlib.suppress(OSError):
@@ -66,7 +66,8 @@ class Store:
         with contextlib.suppress(OSError):
             place.mkdir(exist_ok=True)
             for source, target in ((sidecar_of(record), sidecar_of(place / RECORD)), (record, place / RECORD)):
-                shutil.copyfile(source, target)
+                if source.exists():  # a record need not have arrays
+                    write_atomically(target, source.read_bytes())
             os.utime(place)
             _forget([file.parent for file in self.folder.glob(f"*/{RECORD}")], KEPT + others)
 

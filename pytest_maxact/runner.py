@@ -8,7 +8,7 @@ import platform
 import random
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -50,18 +50,21 @@ GPU_BATCH_TOKENS = 16384
 LEAST_BATCH_TOKENS = 512
 LINEAR_INPUTS = "+linear-inputs"
 
+Batches = Iterable[Mapping[str, torch.Tensor]]
+
 
 def measure(
     model: nn.Module | Checkpoint,
     tokenizer: Any = None,
     corpus: str | Corpus = "core",
     *,
-    batches: Iterable[Mapping[str, torch.Tensor]] | None = None,
+    batches: Batches | None = None,
     samples: int | None = None,
     max_length: int | None = None,
     special_tokens: SpecialTokens = "none",
     batch_tokens: int | None = None,
     sites: Collection[str] = (),
+    text: bool = True,
     progress: Progress | None = None,
     resume: Path | None = None,
     ranks: Ranks | None = None,
@@ -83,13 +86,17 @@ def measure(
         special_tokens: what is put around a text: `none`, `tokenizer` or `chat`.
         batch_tokens: token budget of a batch, padding counted; by device and free memory where not given.
         sites: further ones that are recorded: `+linear-inputs`, what enters each linear layer of the decoder's layers.
+        text: whether the record may hold tokens, what stands around them, and the samples' own ids and categories, which are
+            numbers from 0 otherwise: for data that is private. It then has no arrays either, since from how often each value
+            occurs at `embedding` and the model's weights the tokens can be told. A corpus that was loaded without stays so.
         progress: called with the tokens done and the tokens in all, at the start and after each batch.
         resume: a folder in which a `Checkpoint`'s run keeps how far it has come, every ten seconds, and from which the same
             run goes on; it is removed at the end.
         ranks: processes that share the run, this one being rank 0; all others call `assist` with the same arguments.
 
     Returns:
-        The record, with its arrays: activations are as the model computes them, SQNR in dB, times in seconds.
+        The record, with its arrays where it may hold texts: activations are as the model computes them, SQNR in dB, times in
+        seconds.
 
     Raises:
         CorpusError: where the corpus cannot be found, read, or does not fit the model.
@@ -104,17 +111,29 @@ def measure(
         raise SettingsError("only a checkpoint from a file can be resumed: what a model in memory holds may have changed since")
     module = unwrapped(model.model if isinstance(model, Checkpoint) else model)
     with observing(module):
-        run = _Run.of(model, tokenizer, corpus, batches, samples, max_length, special_tokens, batch_tokens, sites, ranks)
-        anatomy, work, observer, device = run.anatomy, run.work, run.observer, run.device
-        kept = None if resume is None else Kept(resume, run.conditions)
-        forwards = Forwards(observer, work, device, progress=progress, kept=kept, ranks=ranks)
+        source: Corpus | Batches
+        if batches is None:
+            source = load_corpus(corpus, text=text) if isinstance(corpus, str) else corpus
+            source = source if samples is None else source.first(samples)
+            source = source if text else replace(source, text=False)
+            tokenizer = tokenizer if checkpoint is None else checkpoint.preprocessor(source)
+        else:
+            source = batches
+        run = _Run.of(module, tokenizer, source, max_length, special_tokens, batch_tokens, sites, ranks)
+        work = run.work if text else replace(run.work, text=False)
+        model_facts = _describe(run.anatomy, module, checkpoint)
+        kept = None if resume is None else Kept(resume, run.conditions(model_facts))
+        if ranks is not None:
+            ranks.agree_on(run.conditions(model_facts))
+        forwards = Forwards(run.observer, work, run.device, progress=progress, kept=kept, ranks=ranks)
         forwards.run()
         seconds = forwards.seconds
-    texts = Texts(work, run.tokenizer)
+    anatomy, observer, device = run.anatomy, run.observer, run.device
+    texts = Texts(work, tokenizer)
     figures, arrays = observer.finish(texts)
     samples_of = _samples(work, observer)
     record = Measurement(
-        model=_describe(anatomy, module, checkpoint),
+        model=model_facts,
         corpus=work.facts,
         environment=Environment(
             python=platform.python_version(),
@@ -151,7 +170,7 @@ def measure(
             hook_fraction=None if device.type != "cpu" else observer.seconds / (seconds - observer.seconds),
         ),
     )
-    return record.with_arrays(arrays)
+    return record.with_arrays(arrays) if work.text else record  # how often values occur tells which tokens did
 
 
 def assist(
@@ -171,71 +190,59 @@ def assist(
         MeasurementError: as `measure` does, and where this rank's checkpoint, corpus or machine are not those of rank 0.
 
     """
-    with observing(unwrapped(checkpoint.model)):
-        run = _Run.of(checkpoint, None, corpus, None, None, max_length, special_tokens, batch_tokens, sites, ranks)
-        kept = None if resume is None else Kept(resume, run.conditions, ranks.rank)
+    module = unwrapped(checkpoint.model)
+    with observing(module):
+        run = _Run.of(module, checkpoint.preprocessor(corpus), corpus, max_length, special_tokens, batch_tokens, sites, ranks)
+        conditions = run.conditions(_describe(run.anatomy, module, checkpoint))
+        ranks.agree_on(conditions)
+        kept = None if resume is None else Kept(resume, conditions, ranks.rank)
         Forwards(run.observer, run.work, run.device, kept=kept, ranks=ranks).assist(ranks)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What is about to be run, and what it follows from."""
+    """What is about to be run."""
 
     anatomy: Anatomy
     work: Work
     observer: Observer
     device: torch.device
-    tokenizer: Any
-    conditions: dict[str, str]
 
     @classmethod
     def of(
         cls,
-        model: nn.Module | Checkpoint,
+        model: nn.Module,
         tokenizer: Any,
-        corpus: str | Corpus,
-        batches: Iterable[Mapping[str, torch.Tensor]] | None,
-        samples: int | None,
+        source: Corpus | Batches,
         max_length: int | None,
         special_tokens: SpecialTokens,
         batch_tokens: int | None,
         sites: Collection[str],
         ranks: Ranks | None,
     ) -> _Run:
-        """Of a model that is being `observing`; the arguments are those of `measure`."""
+        """Of a model that is being `observing`; the arguments are as for `measure`, `source` a corpus or ready batches."""
         unknown = [name for name in sites if name != LINEAR_INPUTS]
         if unknown:
             raise SettingsError(f"there are no sites {unknown[0]!r} to add: there are {LINEAR_INPUTS}")
-        checkpoint = model if isinstance(model, Checkpoint) else None
-        module = unwrapped(model.model if isinstance(model, Checkpoint) else model)
-        unpack(module)
-        anatomy = find_sites(module, linear_inputs=LINEAR_INPUTS in sites)
+        unpack(model)
+        anatomy = find_sites(model, linear_inputs=LINEAR_INPUTS in sites)
         device = device_of(anatomy)
-        if batches is None:
-            chosen = load_corpus(corpus) if isinstance(corpus, str) else corpus
-            chosen = chosen if samples is None else chosen.first(samples)
-            tokenizer = tokenizer if checkpoint is None else checkpoint.preprocessor(chosen)
-            if batch_tokens is None:
-                batch_tokens = default_batch_tokens(text_config(anatomy.core), device)
-            if ranks is not None:
+        if isinstance(source, Corpus):
+            batch_tokens = batch_tokens or default_batch_tokens(text_config(anatomy.core), device)
+            if ranks is not None:  # by the memory that is free, which may differ
                 batch_tokens = ranks.agree(batch_tokens)
-            work = deal_out(module, anatomy, tokenizer, chosen, max_length, special_tokens, batch_tokens)
+            work = deal_out(model, anatomy, tokenizer, source, max_length, special_tokens, batch_tokens)
         else:
-            work = from_batches(batches, int(text_config(anatomy.core).vocab_size))
+            work = from_batches(source, int(text_config(anatomy.core).vocab_size))
         if anatomy.needs_whole_batches:
             work = work.without_padding()
         pictured = next((batch for batch in work.batches if batch.extra), None)
         if pictured is not None:
             anatomy = anatomy.with_images(pictured.inputs(device), linear_inputs=LINEAR_INPUTS in sites)
-        observer = Observer(anatomy, len(work.names))
-        run = cls(anatomy, work, observer, device, tokenizer, {})
-        run.conditions.update(run._conditions(_describe(anatomy, module, checkpoint)))
-        if ranks is not None:
-            ranks.agree_on(run.conditions)
-        return run
+        return cls(anatomy, work, Observer(anatomy, len(work.names)), device)
 
-    def _conditions(self, model: Model) -> dict[str, str]:
-        """All that figures follow from to the bit."""
+    def conditions(self, model: Model) -> dict[str, str]:
+        """All that the figures follow from to the bit."""
         batches = hashlib.sha256()
         for batch in self.work.batches:
             for tensor in (batch.ids, batch.mask, batch.samples):

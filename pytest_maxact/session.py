@@ -29,6 +29,7 @@ from pytest_maxact.record import Baseline, Measurement, write_atomically
 from pytest_maxact.report.terminal import Row
 from pytest_maxact.reuse import Store
 from pytest_maxact.settings import PREVIOUS
+from pytest_maxact.visible import visible
 
 if TYPE_CHECKING:
     from pytest_maxact.checkpoint import Checkpoint
@@ -136,7 +137,7 @@ class Session:
     def accept_command(self) -> str:
         """The command that makes the measurement the baseline."""
         kept = [str(argument) for argument in self.command if argument != "--maxact-update-new"]  # it excludes --maxact-update
-        return shlex.join(["pytest", *kept, "--maxact-update"])
+        return visible(shlex.join(["pytest", *kept, "--maxact-update"]))
 
 
 class Task:
@@ -244,8 +245,10 @@ class Task:
             except MaxactError as cause:
                 outcome["error"] = str(cause)
             except Exception as cause:  # whatever a model's own code raises is this result, and told with its traceback
-                said = f"measuring {self.settings.model} broke: {type(cause).__name__}: {first_line(cause)}"
-                outcome["error"] = f"{said}\n{traceback.format_exc()}"
+                said, where = f"{type(cause).__name__}: {first_line(cause)}", traceback.format_exc()
+                if self.settings.no_text:  # a tokenizer may quote what it could not read
+                    said, where = type(cause).__name__, "".join(traceback.format_tb(cause.__traceback__))
+                outcome["error"] = f"measuring {self.settings.model} broke: {said}\n{where}"
             except BaseException as cause:  # as pytest-timeout raises
                 outcome["error"] = f"measuring {self.settings.model} was cut off: {first_line(cause)}; give it more time"
                 write_atomically(self.folder / RESULT, json.dumps(outcome))
@@ -269,7 +272,9 @@ class Task:
             kept = store.load(plan.conditions()) if reusable and not self.settings.fresh else None
             if kept is None:
                 progress.stage("loading and measuring")
-            unfinished = store.unfinished(self.folder.name, fresh=self.settings.fresh) if reusable else None
+            # Of an interrupted run counts of values would be kept, which tell the tokens.
+            resumable = reusable and not self.settings.no_text
+            unfinished = store.unfinished(self.folder.name, fresh=self.settings.fresh) if resumable else None
             measurement = kept or plan.run(progress.tokens, unfinished, self.session.ranks)
         measurement.save(self.folder / RECORD)
         if kept is None and reusable:
@@ -316,9 +321,14 @@ def read_result(folder: Path) -> Result | None:
         measurement=Measurement.load(record) if record.exists() else None,
         baseline=Baseline.load(baseline) if baseline.exists() else None,
         tolerance=Tolerance(**data["tolerance"]),
-        changes=tuple(data["changes"]),
-        missing=data["missing"],
-        unwanted=data["unwanted"],
-        error=data["error"],
+        changes=tuple(map(visible, data["changes"])),
+        missing=_told(data["missing"]),
+        unwanted=_told(data["unwanted"]),
+        error=_told(data["error"]),
         reused=data["reused"],
     )
+
+
+def _told(text: str | None) -> str | None:
+    """What is shown of a task's outcome, of an error all its lines: names, and what a library raised, may hold anything."""
+    return None if text is None else "\n".join(map(visible, text.split("\n")))

@@ -55,6 +55,7 @@ class Settings:
     explain: bool
     json: Path | None
     benchmark: bool
+    no_text: bool
     fresh: bool
     trust_remote_code: bool
 
@@ -112,6 +113,7 @@ class Settings:
             explain=bool(raw["explain"]),
             json=None if raw["json"] is None else here / Path(raw["json"]).expanduser(),
             benchmark=bool(raw["benchmark"]),
+            no_text=bool(raw["no_text"]),
             fresh=bool(raw["fresh"]),
             trust_remote_code=bool(raw["trust_remote_code"]),
         )
