@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pytest_maxact.errors import on_one_line
+from pytest_maxact.errors import first_line, on_one_line
 from pytest_maxact.histogram import PATTERNS, Histogram
 
 MAX_BYTES = 4 << 30  # unpacked: a million samples of 128 layers are an eighth of it
@@ -82,7 +82,7 @@ class Arrays:
             raise
         except Exception as cause:  # whatever a damaged file makes zipfile and numpy raise
             raise ValueError(f"it holds no measurement: {on_one_line(cause)}") from None
-        told = found["samples"].tobytes() if "samples" in found else b""  # records of earlier versions have none
+        told = found.get("samples", np.zeros(0, np.uint8))  # records of earlier versions have none
         sites = len(totals)
         sound = (
             dtypes.shape == exact.shape == (sites,)
@@ -100,6 +100,7 @@ class Arrays:
             and bool((counts >= 0).all())
             and hidden_peaks.dtype == np.float32
             and hidden_peaks.shape == shape
+            and told.dtype == np.uint8
         )
         if not sound:
             raise ValueError("its arrays do not fit the record")
@@ -111,7 +112,7 @@ class Arrays:
             histograms.append(Histogram(str(dtypes[site]), dense, bool(exact[site])))  # type: ignore[arg-type]
         if [_sum(histogram.counts) for histogram in histograms] != list(totals):
             raise ValueError("its histograms do not count what the record does")
-        return cls(histograms, hidden_peaks.copy(), told)
+        return cls(histograms, hidden_peaks.copy(), told.tobytes())
 
 
 def _sum(counts: npt.NDArray[np.int64]) -> int:
@@ -144,9 +145,12 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, most: int) -> npt.N
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{entry.filename} is packed in a way that is not ours")
     with archive.open(entry) as file:
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError(f"{entry.filename} is of another version of numpy's format")
-        shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
+        try:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError("it is of another version of numpy's format")
+            shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
+        except ValueError as cause:
+            raise ValueError(f"{entry.filename} has no header of ours: {first_line(cause)}") from None
         size = entry.file_size - file.tell()
         if size > most:
             raise ValueError(f"{entry.filename} has {size:,} bytes, and at most {most:,} fit the record")

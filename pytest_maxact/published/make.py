@@ -64,6 +64,7 @@ ALWAYS_ABSENT = (
 WITHOUT_LAYER = ("embedding", "final_norm")
 
 MAX_SOURCE = 64 << 20  # bytes of a file; the largest one has 30 kB
+FARTHEST = 1000.0  # times M: what a subset of the corpus cannot reach
 DIGITS = 6  # of the source's moments and ratios
 
 Source = TypeVar("Source")
@@ -234,10 +235,14 @@ def _check_rows(
     _once(source / "summary.json", (file_name(row.hub_id) for row in summary))
     _once(source / "bootstrap.json", (f"{row.name}, {row.samples} samples, repeat {row.repeat}" for row in bootstrap))
     _once(source / "int8.json", (f"{row.name}, {row.policy}" for row in int8))
-    known = {row.name for row in summary}
+    whole = {row.name: row.M for row in summary}
+    for subset in bootstrap:
+        if subset.name in whole and subset.M > FARTHEST * whole[subset.name]:
+            told = f"M of {subset.name} over {subset.samples} samples is {subset.M}, over all of them {whole[subset.name]}"
+            raise BaselineError(f"{source / 'bootstrap.json'}: {told}")
     for file, rows in (("bootstrap.json", bootstrap), ("int8.json", int8)):
         for row in rows:
-            if row.name not in known:
+            if row.name not in whole:
                 raise BaselineError(f"{source / file}: {row.name} is no checkpoint of summary.json")
 
 
