@@ -318,7 +318,7 @@ def tokenize(corpus: Corpus, tokenizer: Any, special_tokens: SpecialTokens, max_
         max_length: how many tokens of a sample are kept, from its beginning.
 
     Raises:
-        CorpusError: where a tokenizer or chat template is missing (see `check_tokenizer`), or a text has no tokens.
+        CorpusError: where a tokenizer or chat template is missing (see `check_tokenizer`) or breaks, or a text has no tokens.
 
     """
     check_tokenizer(corpus, tokenizer, special_tokens)
@@ -330,10 +330,18 @@ def tokenize(corpus: Corpus, tokenizer: Any, special_tokens: SpecialTokens, max_
             continue
         if sample.input_ids is not None:
             ids = sample.input_ids
-        elif special_tokens == "chat":
-            ids = chat_ids(tokenizer, sample.text or "")
         else:
-            ids = encode(sample.text, add_special_tokens=special_tokens == "tokenizer", verbose=False)["input_ids"]
+            try:
+                if special_tokens == "chat":
+                    ids = chat_ids(tokenizer, sample.text or "")
+                else:
+                    ids = encode(sample.text, add_special_tokens=special_tokens == "tokenizer", verbose=False)["input_ids"]
+            except Exception as cause:  # whatever a tokenizer's or template's files make it raise
+                reason = f"{type(cause).__name__}: {first_line(cause)}"
+                raise CorpusError(
+                    f"sample {shortened(sample.id)} of corpus {corpus.id} cannot be tokenized ({reason}): copy the tokenizer's "
+                    "files again, or remove the sample"
+                ) from None
         if not ids:
             raise CorpusError(f"sample {sample.id} of corpus {corpus.id} has no tokens under this tokenizer: remove it")
         sequences.append(TokenSequence(index, tuple(ids[:max_length])))

@@ -22,9 +22,10 @@ from safetensors.torch import save_file
 from pytest_maxact import record, sidecar
 from pytest_maxact.baseline import look_up
 from pytest_maxact.checkpoint import find, load_tokenizer
-from pytest_maxact.corpus import load_corpus
+from pytest_maxact.corpus import load_corpus, tokenize
 from pytest_maxact.errors import MaxactError
 from pytest_maxact.history import recorded
+from pytest_maxact.plan import Plan
 from pytest_maxact.published.make import make
 from pytest_maxact.record import Baseline, Measurement
 from pytest_maxact.reuse import FINGERPRINTS, Store
@@ -32,7 +33,7 @@ from pytest_maxact.series import members, step_of
 from pytest_maxact.session import RESULT, read_result
 from pytest_maxact.sidecar import Arrays
 from tests.fuzzing import as_json, refusal
-from tests.test_fuzzing import BASELINE, INDEX, RECORD, SIDECAR, TABLE, WEIGHTS, gguf_of, npy
+from tests.test_fuzzing import BASELINE, INDEX, RECORD, SIDECAR, TABLE, WEIGHTS, gguf_of, npy, settings_for
 from tests.test_published import written_source
 from tests.test_record import HISTOGRAMS, TOTALS, change, healthy, with_arrays
 
@@ -371,8 +372,8 @@ def config(model: Path, **changes: Any) -> None:
         ({"vocab_size": -5}, "vocab_size is -5, which is no size from 1 to 2,147,483,647"),
         ({"hidden_size": 0, "head_dim": 8}, "hidden_size is 0, which is no size"),
         ({"max_position_embeddings": 2**40}, "max_position_embeddings is 1099511627776, which is no size"),
-        ({"quantization_config": ["x"]}, "."),
-        ({"quantization_config": "x"}, "."),
+        ({"quantization_config": ["x"]}, "cannot be used|quantized by|is not a model's config"),
+        ({"quantization_config": "x"}, "cannot be used|quantized by|is not a model's config"),
         ({"model_type": []}, "is not a model's config: unhashable type"),
         ({"model_type": "x" * 10**5, "auto_map": {"a": "y" * 10**5}}, "needs Python code of its own"),
         ({"x": "raw json: " + "[" * 5000 + "]" * 5000}, "nested too deeply|recursion"),
@@ -380,8 +381,9 @@ def config(model: Path, **changes: Any) -> None:
 )
 def test_a_config_is_refused_before_a_library_makes_lists_of_it(model: Path, changes: dict[str, Any], told: str) -> None:
     config(model, **changes)
-    message = refusal(lambda: find(str(model)))[1] or ""
-    assert re.search(told, message) or told == "."
+    ids = model.parent / "ids.jsonl"
+    ids.write_text('{"input_ids": [5, 6]}\n')
+    assert re.search(told, refused(lambda: Plan.of(settings_for(model, ids))))
 
 
 def test_a_config_that_names_a_very_long_origin_has_no_published_figures(model: Path, tmp_path: Path) -> None:
@@ -464,6 +466,15 @@ def test_a_tokenizer_config_that_is_none_is_one_line(model: Path, what: Any) -> 
     (model / "tokenizer_config.json").write_text(json.dumps(what))
     with pytest.raises(MaxactError) if not isinstance(what, dict) else pytest.MonkeyPatch.context():
         load_tokenizer(reference)
+
+
+def test_a_tokenizer_that_breaks_on_a_text_is_one_line(model: Path, tmp_path: Path) -> None:
+    file = model / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": [9]}))
+    (tmp_path / "c.jsonl").write_text('{"id": "a", "text": "one"}\n')
+    tokenizer, corpus = load_tokenizer(find(str(model))), load_corpus(str(tmp_path / "c.jsonl"))
+    message = refused(partial(tokenize, corpus, tokenizer, "none", 9))
+    assert message.startswith("sample a of corpus c cannot be tokenized (TypeError: ")
 
 
 def test_a_step_that_is_no_number_is_unknown(tmp_path: Path) -> None:
