@@ -149,7 +149,7 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, most: int) -> npt.N
             if np.lib.format.read_magic(file) != (1, 0):
                 raise ValueError("it is of another version of numpy's format")
             shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
-        except ValueError as cause:
+        except Exception as cause:  # whatever a damaged one makes numpy raise
             raise ValueError(f"{entry.filename} has no header of ours: {first_line(cause)}") from None
         size = entry.file_size - file.tell()
         if size > most:
