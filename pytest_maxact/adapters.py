@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -69,10 +70,10 @@ def base_of(config: Any, folder: Path, name: str) -> str:
 
     """
     wanted = str(config.base_model_name_or_path)
-    beside, here = folder / wanted, Path(wanted).expanduser()
-    if beside.exists() and beside.resolve() != folder.resolve():
+    beside, here = folder / wanted, Path(os.path.expanduser(wanted))
+    if os.path.exists(beside) and beside.resolve() != folder.resolve():
         return str(beside)
-    if here.exists():
+    if os.path.exists(here):
         return wanted
     if here.is_absolute() or wanted.startswith("."):
         looked = " and ".join(str(path.absolute()) for path in dict.fromkeys((beside, here)))
@@ -151,7 +152,8 @@ def stack_of(model: Any) -> str:
 def vocabulary(folder: Path) -> int | None:
     """How many tokens the embedding is for that an adapter brings; None where it brings none."""
     shapes = _shapes(folder)
-    rows = [shape[0] for key, shape in shapes.items() if key.endswith(tuple(f"embed_tokens.{end}" for end in EMBEDDING_ENDS))]
+    ends = tuple(f"embed_tokens.{end}" for end in EMBEDDING_ENDS)
+    rows = [shape[0] for key, shape in shapes.items() if key.endswith(ends) and shape]
     return max(rows, default=None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ def file_name(model_id: str) -> str:
 def published_file(hub_id: str) -> Path | None:
     """The published baseline of a hub id, None where there is none."""
     file = data_folder(PUBLISHED_FOLDER) / file_name(hub_id)
-    return file if re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id) and file.is_file() else None
+    return file if re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id) and os.path.isfile(file) else None  # a name may be too long for one
 
 
 def look_up(setting: str, model_id: str, folder: Path, origin: str | None = None) -> Stored:
@@ -72,15 +73,15 @@ def look_up(setting: str, model_id: str, folder: Path, origin: str | None = None
     if setting == NO_BASELINE:
         return Stored(None, None, folder / file_name(model_id), wanted=False)
     if setting.endswith(".json"):
-        path = Path(setting).expanduser()
-        return Stored(Baseline.load(path) if path.exists() else None, path, path, wanted=True)
+        path = Path(os.path.expanduser(setting))
+        return Stored(Baseline.load(path) if os.path.exists(path) else None, path, path, wanted=True)
     own = folder / file_name(model_id if setting in ("auto", PUBLISHED) else setting)
     if setting == PUBLISHED:
         files = [published_file(hub_id) for hub_id in (model_id, origin or "")]
     else:
         files = [own, data_folder("baselines") / own.name, None if setting == "auto" else published_file(setting)]
     for file in files:
-        if file is not None and file.is_file():
+        if file is not None and os.path.isfile(file):
             return Stored(Baseline.load(file), file, own, wanted=True)
     return Stored(None, None, own, wanted=True)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_maxact.corpus_sources import HUB_PREFIX, Row, file_rows, hub_rows
-from pytest_maxact.errors import CorpusError, first_line
+from pytest_maxact.errors import CorpusError, first_line, shortened
 from pytest_maxact.generated import DIGESTS, make
 from pytest_maxact.generated.draw import Draw
 from pytest_maxact.images import ImageFile, image_file
@@ -24,6 +26,9 @@ from pytest_maxact.vocabulary import Vocabulary
 
 SMOKE_SAMPLES = 16
 PLACEHOLDER = "<image>"
+MAX_SAMPLES = 10_000_000  # a thousand times the corpora that figures are published of; they are held in memory
+MAX_LABEL = 1000  # characters of an id or category, which records repeat
+MAX_TOKEN_ID = (1 << 31) - 1  # no vocabulary is near it
 
 
 @dataclass(frozen=True)
@@ -192,7 +197,7 @@ def _without_duplicates(corpus: Corpus) -> Corpus:
     duplicate = next((id_ for id_, times in Counter(sample.id for sample in corpus.samples).items() if times > 1), None)
     if duplicate is not None:
         first = [sample.id for sample in corpus.samples].index(duplicate)
-        called = repr(duplicate) if corpus.text else f"of sample {first}"
+        called = shortened(repr(duplicate)) if corpus.text else f"of sample {first}"
         raise CorpusError(f"corpus {corpus.id} has the id {called} more than once: give every sample its own")
     return corpus
 
@@ -206,11 +211,11 @@ def _load_one(name: str) -> Corpus:
         return Corpus(name, (Sample(name, name, draw=Draw("each", name)),))
     if name.startswith(HUB_PREFIX):
         return _corpus(name, hub_rows(name), f"corpus {name}")
-    path = data_folder("corpora") / f"{name}.jsonl" if name in bundled() else Path(name).expanduser()
-    if path.is_file():
+    path = data_folder("corpora") / f"{name}.jsonl" if name in bundled() else Path(os.path.expanduser(name))
+    if os.path.isfile(path):  # false, as what follows, also where no file can have that name
         called = path.name if path.stem == VOCABULARY else path.stem  # that name is taken
         return _corpus(called, file_rows(path), f"corpus file {path}")
-    what = "is a folder" if path.is_dir() else "was not found"
+    what = "is a folder" if os.path.isdir(path) else "is no regular file" if os.path.exists(path) else "was not found"
     raise CorpusError(
         f"corpus {name} {what} (looked at {path.absolute()}): name a JSON Lines, .txt or .parquet file, hf:org/name for a data "
         f"set of the Hub, or one of {', '.join(bundled())}"
@@ -235,7 +240,9 @@ def _generated(name: str) -> Corpus:
 
 
 def _corpus(name: str, rows: Iterable[Row], source: str) -> Corpus:
-    samples = tuple(_sample(row) for row in rows)
+    samples = tuple(_sample(row) for row in itertools.islice(rows, MAX_SAMPLES + 1))
+    if len(samples) > MAX_SAMPLES:
+        raise CorpusError(f"{source} has more than the {MAX_SAMPLES:,} samples that are read: split it")
     if not samples:
         raise CorpusError(f"{source} has no samples: give it at least one")
     return Corpus(name, samples)
@@ -248,14 +255,16 @@ def _sample(row: Row) -> Sample:
     name, category = data.get("id", row.id), data.get("category", "uncategorized")
     if not isinstance(name, str) or not isinstance(category, str):
         raise CorpusError(f'{row.place}: "id" and "category" must be strings')
+    if len(name) > MAX_LABEL or len(category) > MAX_LABEL:
+        raise CorpusError(f'{row.place}: "id" and "category" have at most {MAX_LABEL:,} characters each')
     if "text" in data:
         text = data["text"]
         if not isinstance(text, str) or not text:
             raise CorpusError(f'{row.place}: "text" must be a string that is not empty')
         return Sample(name, category, text=text, images=_images(row, text))
     ids = data["input_ids"]
-    if not isinstance(ids, list) or not ids or not all(type(token) is int and token >= 0 for token in ids):
-        raise CorpusError(f'{row.place}: "input_ids" must be a list of whole numbers from 0, not empty')
+    if not isinstance(ids, list) or not ids or not all(type(token) is int and 0 <= token <= MAX_TOKEN_ID for token in ids):
+        raise CorpusError(f'{row.place}: "input_ids" must be a list of whole numbers from 0, not empty, none beyond 2^31 - 1')
     if data.get("images"):
         raise CorpusError(f'{row.place}: "images" go with "text", not with "input_ids": only the processor knows their tokens')
     return Sample(name, category, input_ids=tuple(ids))
@@ -330,7 +339,7 @@ def tokenize(corpus: Corpus, tokenizer: Any, special_tokens: SpecialTokens, max_
         max_length: how many tokens of a sample are kept, from its beginning.
 
     Raises:
-        CorpusError: where a tokenizer or chat template is missing (see `check_tokenizer`), or a text has no tokens.
+        CorpusError: where a tokenizer or chat template is missing (see `check_tokenizer`) or breaks, or a text has no tokens.
 
     """
     check_tokenizer(corpus, tokenizer, special_tokens)
@@ -342,10 +351,20 @@ def tokenize(corpus: Corpus, tokenizer: Any, special_tokens: SpecialTokens, max_
             continue
         if sample.input_ids is not None:
             ids = sample.input_ids
-        elif special_tokens == "chat":
-            ids = chat_ids(tokenizer, sample.text or "")
         else:
-            ids = encode(sample.text, add_special_tokens=special_tokens == "tokenizer", verbose=False)["input_ids"]
+            try:
+                if special_tokens == "chat":
+                    ids = chat_ids(tokenizer, sample.text or "")
+                else:
+                    ids = encode(sample.text, add_special_tokens=special_tokens == "tokenizer", verbose=False)["input_ids"]
+            except Exception as cause:  # whatever a tokenizer's or template's files make it raise
+                reason = type(cause).__name__
+                if corpus.text:  # it may quote what it could not read
+                    reason += f": {first_line(cause)}"
+                raise CorpusError(
+                    f"sample {shortened(corpus.names[index])} of corpus {corpus.id} cannot be tokenized ({reason}): copy the tokenizer's "
+                    "files again, or remove the sample"
+                ) from None
         if not ids:
             raise CorpusError(
                 f"sample {corpus.names[index]} of corpus {corpus.id} has no tokens under this tokenizer: remove it"

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_maxact.errors import MeasurementError
+from pytest_maxact.files import parse_json, read
 from pytest_maxact.record import Measurement, sidecar_of, write_atomically
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ UNFINISHED = "unfinished"
 KEPT_UNFINISHED = 4  # runs that were never taken up again
 FINGERPRINTS = "fingerprints.json"
 REMEMBERED = 1000
+MAX_FINGERPRINTS = 1 << 20  # bytes; 1,000 of them have 134,000
+DIGEST = re.compile(r"[0-9a-f]{64}")
 UNSETTLED_NS = 2_000_000_000  # a file written again within a clock's tick looks the same
 
 
@@ -100,11 +104,11 @@ class Store:
     def _fingerprints(self) -> dict[str, str]:
         assert self.folder is not None
         try:
-            known = json.loads((self.folder / FINGERPRINTS).read_text(encoding="utf-8"))
+            known = parse_json(read(self.folder / FINGERPRINTS, MAX_FINGERPRINTS).decode())
         except (OSError, ValueError):
             return {}
-        whole = isinstance(known, dict) and all(isinstance(value, str) for value in known.values())
-        return known if whole else {}
+        values = known.values() if isinstance(known, dict) else [None]
+        return known if all(isinstance(value, str) and DIGEST.fullmatch(value) for value in values) else {}
 
     def _place(self, conditions: Mapping[str, object]) -> Path:
         assert self.folder is not None

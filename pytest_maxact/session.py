@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
+from pydantic import TypeAdapter
 
 from pytest_maxact.checks import Tolerance
 from pytest_maxact.config import shared_folder
-from pytest_maxact.errors import BaselineError, MaxactError, first_line
+from pytest_maxact.errors import BaselineError, MaxactError, first_line, on_one_line
+from pytest_maxact.files import read
 from pytest_maxact.history import RECORDS, Point, recorded
 from pytest_maxact.record import Baseline, Measurement, write_atomically
 from pytest_maxact.report.terminal import Row
@@ -309,24 +311,41 @@ def told_in_a_line() -> Iterator[None]:
 
 HELD = 2  # results in memory: a checkpoint's own and its predecessor's
 RESULT, RECORD, BASELINE = "result.json", "record.json", "baseline.json"
+MAX_RESULT = 64 << 20  # bytes; its changes have a line for each site
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a task writes to its folder besides record and baseline; see `Result`."""
+
+    tolerance: Tolerance
+    changes: list[str]
+    missing: str | None
+    unwanted: str | None
+    error: str | None
+    reused: bool
 
 
 def read_result(folder: Path) -> Result | None:
     """What a task left in its folder, None where it is not through."""
     if not (folder / RESULT).exists():
         return None
-    data = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     record, baseline = folder / RECORD, folder / BASELINE
-    return Result(
-        measurement=Measurement.load(record) if record.exists() else None,
-        baseline=Baseline.load(baseline) if baseline.exists() else None,
-        tolerance=Tolerance(**data["tolerance"]),
-        changes=tuple(map(visible, data["changes"])),
-        missing=_told(data["missing"]),
-        unwanted=_told(data["unwanted"]),
-        error=_told(data["error"]),
-        reused=data["reused"],
-    )
+    try:
+        written = TypeAdapter(Outcome).validate_json(read(folder / RESULT, MAX_RESULT), strict=True)
+        return Result(
+            measurement=Measurement.load(record) if record.exists() else None,
+            baseline=Baseline.load(baseline) if baseline.exists() else None,
+            tolerance=written.tolerance,
+            changes=tuple(map(visible, written.changes)),
+            missing=_told(written.missing),
+            unwanted=_told(written.unwanted),
+            error=_told(written.error),
+            reused=written.reused,
+        )
+    except (OSError, ValueError, MaxactError) as cause:
+        error = f"what was measured cannot be read from {folder}, where it was just written: {on_one_line(cause)}"
+        return Result(measurement=None, baseline=None, tolerance=Tolerance(), error=error)
 
 
 def _told(text: str | None) -> str | None:
