@@ -34,7 +34,7 @@ PLACES = {token: (str(sample), position) for sample, ids in enumerate(SAMPLES) f
 CORPUS = Corpus("three", tuple(Sample(str(number), "ids", None, tuple(ids)) for number, ids in enumerate(SAMPLES)))
 PAD = 1
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-Place = tuple[str, int | None, str, int, int, str]
+Place = tuple[str, int | None, str | None, int | None, int, str]
 
 
 class Planted(NamedTuple):
