@@ -362,8 +362,8 @@ def tokenize(corpus: Corpus, tokenizer: Any, special_tokens: SpecialTokens, max_
                 if corpus.text:  # it may quote what it could not read
                     reason += f": {first_line(cause)}"
                 raise CorpusError(
-                    f"sample {shortened(corpus.names[index])} of corpus {corpus.id} cannot be tokenized ({reason}): copy the tokenizer's "
-                    "files again, or remove the sample"
+                    f"sample {shortened(corpus.names[index])} of corpus {corpus.id} cannot be tokenized ({reason}): copy the "
+                    "tokenizer's files again, or remove the sample"
                 ) from None
         if not ids:
             raise CorpusError(
