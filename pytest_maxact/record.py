@@ -336,7 +336,7 @@ class Timing(Record):
     """Wall time of the forwards and their hooks, loading left out.
 
     `hook_fraction` is seconds spent observing over seconds of the rest of the forward; None on a GPU, which runs both
-    without waiting for either. `measured_at` is when it was through, in UTC by ISO 8601.
+    without waiting for either, and where ranks shared the run. `measured_at` is when it was through, in UTC by ISO 8601.
     """
 
     seconds: Figure

@@ -167,7 +167,7 @@ def measure(
             seconds=seconds,
             tokens_per_s=work.facts.tokens / seconds,
             measured_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            hook_fraction=None if device.type != "cpu" else observer.seconds / (seconds - observer.seconds),
+            hook_fraction=observer.seconds / (seconds - observer.seconds) if device.type == "cpu" and ranks is None else None,
         ),
     )
     return record.with_arrays(arrays) if work.text else record  # how often values occur tells which tokens did
