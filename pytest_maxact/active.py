@@ -32,6 +32,10 @@ class Active:
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.config = config
+        session = Session.of(config)
+        place = Place.find() if config.getoption("maxact_model") else None  # as `pytest_cmdline_main` asks
+        if place is not None and not hasattr(config, "workerinput"):
+            settings = _joined(session, place, settings)
         self.series = settings.series
         named = [argument for argument in config.args if names_the_suite(argument)]
         self.only = frozenset(argument.partition("::")[2] for argument in named) - {""}
@@ -49,10 +53,6 @@ class Active:
             )
         # A model that only an ini file names is looked for when a test asks, where the checks are off.
         asked = (self.wanted or bool(config.getoption("maxact_model"))) and not hasattr(config, "workerinput")
-        session = Session.of(config)
-        place = Place.find()
-        if place is not None and asked:
-            settings = _joined(session, place, settings)
         if self.series:
             plans: dict[Member, Plan] = {}
             if asked:

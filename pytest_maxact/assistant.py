@@ -22,59 +22,52 @@ if TYPE_CHECKING:
 
 def serve(config: pytest.Config, place: Place) -> pytest.ExitCode:
     """Help rank 0 until it leaves; what goes wrong is told to it, and by it."""
-    ranks = None
     try:
         settings = Settings.from_pytest(config)
         if settings.explain:
             return pytest.ExitCode.OK
         ranks = Ranks.join(place)
+    except MaxactError:  # rank 0 meets and tells the same
+        return pytest.ExitCode.USAGE_ERROR
+    try:
         settings = replace(settings, device=ranks.device(settings.device))
-        loaded: tuple[str, Checkpoint] | None = None
+        plan: Plan | None = None
+        checkpoint: Checkpoint | None = None
         for order in ranks.orders():
-            plan = Plan.of(_ordered(settings, order)).fetched()
-            if loaded is None or loaded[0] != order["model"]:
-                loaded = None  # two may not fit into memory
-                loaded = (order["model"], plan.load())
-            _help(plan, loaded[1], ranks, order)
+            wanted = replace(settings, model=order["model"], corpus=order["corpus"])
+            if plan is None or (plan.settings.model, plan.settings.corpus) != (wanted.model, wanted.corpus):
+                plan = checkpoint = None  # two may not fit into memory
+                plan = Plan.of(_alone(wanted)).fetched()
+                checkpoint = plan.load()
+            assert checkpoint is not None
+            if order["run"] is not None:
+                _help(plan, checkpoint, ranks, order["run"])
     except MaxactError as cause:
-        if ranks is not None:
-            ranks.fail(str(cause))
+        ranks.fail(str(cause))
         return pytest.ExitCode.TESTS_FAILED
     except Exception as cause:  # whatever a model's own code raises
-        if ranks is None:
-            raise
-        ranks.fail(f"{type(cause).__name__}: {on_one_line(cause)}")
+        kind = type(cause).__name__
+        ranks.fail(kind if settings.no_text else f"{kind}: {on_one_line(cause)}")  # a tokenizer may quote a text
         return pytest.ExitCode.TESTS_FAILED
     finally:
-        if ranks is not None:
-            ranks.leave()
+        ranks.leave()
     return pytest.ExitCode.OK
 
 
-def _ordered(settings: Settings, order: Any) -> Settings:
-    """The settings of what rank 0 measures, which alone compares and writes."""
-    return replace(
-        settings,
-        model=order["model"],
-        series=(),
-        corpus=order["corpus"],
-        special_tokens=order["special_tokens"],
-        compared_policies=(),
-        baseline=NO_BASELINE,
-        update=False,
-        update_new=False,
-        json=None,
-    )
+def _alone(settings: Settings) -> Settings:
+    """The settings of one checkpoint that is measured; rank 0 alone compares and writes."""
+    alone = replace(settings, series=(), compared_policies=(), baseline=NO_BASELINE)
+    return replace(alone, update=False, update_new=False, json=None)
 
 
-def _help(plan: Plan, checkpoint: Checkpoint, ranks: Ranks, order: Any) -> None:
+def _help(plan: Plan, checkpoint: Checkpoint, ranks: Ranks, wanted: Any) -> None:
     assist(
         checkpoint,
         plan.corpus,
         ranks,
         max_length=plan.settings.max_length,
-        special_tokens=order["special_tokens"],
+        special_tokens=wanted["special_tokens"],
         batch_tokens=plan.settings.batch_tokens,
-        sites=order["sites"],
-        resume=None if order["resume"] is None else Path(order["resume"]),
+        sites=wanted["sites"],
+        resume=None if wanted["resume"] is None else Path(wanted["resume"]),
     )

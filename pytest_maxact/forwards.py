@@ -11,14 +11,14 @@ from pytest_maxact.batching import Batch, Work
 from pytest_maxact.errors import MeasurementError
 from pytest_maxact.observer import Observer
 from pytest_maxact.ranks import Ranks
-from pytest_maxact.snapshot import Kept, Piece, Snapshot
+from pytest_maxact.snapshot import NOT_USED, Kept, Piece, Snapshot
 
 Progress = Callable[[int, int], None]
 
 SNAPSHOT_EVERY_SECONDS = 10.0
 SNAPSHOT_SHARE = 0.01  # of the time at most: that of a large model takes tenths of a second
 SHORT = "memory was too short for"
-ALLOCATION_FAILURES = ("DefaultCPUAllocator", "MPS backend out of memory", "STATUS_ALLOC_FAILED")
+ALLOCATION_FAILURES = ("DefaultCPUAllocator", "out of memory", "STATUS_ALLOC_FAILED")
 
 
 class Forwards:
@@ -95,7 +95,7 @@ class Forwards:
         """These pieces; from the last snapshot on again, with half the tokens a forward, where memory runs out."""
         through = safe = 0
         before, written, every = self._snapshot(), time.perf_counter(), SNAPSHOT_EVERY_SECONDS
-        again = False
+        failed: Piece | None = None
         with self.observer.hooked():
             self._tell()
             while through < len(left):
@@ -103,14 +103,13 @@ class Forwards:
                 if batch.tokens and not self._fits(batch):
                     if len(batch.ids) > 1:
                         self._halve(batch)
-                    elif again:
+                    elif left[through] == failed:
                         raise MeasurementError(self._too_long(batch))
-                    again = len(batch.ids) == 1  # another process may have held the memory
+                    failed = left[through]  # a single sample once more: another process may have held the memory
                     left[safe:] = self._fitting(left[safe:])
                     through = safe
                     self._return_to(before)
                 else:
-                    again = False
                     self._done.append(left[through])
                     through += 1
                 self._tell()
@@ -133,6 +132,7 @@ class Forwards:
                 raise
         else:
             return True
+        self.observer.let_go()
         if self.device.type == "cuda":  # out here nothing holds the forward's tensors any more
             torch.cuda.empty_cache()
         return False
@@ -159,7 +159,7 @@ class Forwards:
             self.observer.check(map(self._batch, self._done))
         except (ValueError, MeasurementError) as cause:
             self._return_to(self._nothing)
-            self.notes.append(f"began anew: what an interrupted run had left was not used ({cause})")
+            self.notes.append(f"{NOT_USED}: {cause}")
             return
         if self._done:
             self.notes.append(f"went on from an interrupted run, with {self._tokens:,} of {self._total:,} tokens done")
@@ -184,10 +184,11 @@ class Forwards:
         return Snapshot.of(
             self.observer.state,
             done=tuple(self._done),
+            dealt_tokens=self.work.batch_tokens,
             batch_tokens=self.batch_tokens,
             seconds=self.seconds,
             observing_seconds=self.observer.seconds,
-            notes=tuple(self.notes),
+            notes=tuple(note for note in self.notes if note.startswith(SHORT)),
         )
 
     def _return_to(self, snapshot: Snapshot) -> None:

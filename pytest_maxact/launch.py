@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pytest_maxact.errors import SettingsError
 
 PORTS = range(20000, 30000)  # for SLURM's jobs, by their number
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # clusters set some of them for other ends
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,13 @@ class Place:
 
     @classmethod
     def find(cls, environ: Mapping[str, str] = os.environ) -> Place | None:
-        """By the variables of torchrun and accelerate, else by SLURM's; None for a process by itself.
+        """By the variables of torchrun and accelerate where all are set, else by SLURM's; None for a process by itself.
 
         Raises:
-            SettingsError: where they contradict one another, or it is not known where to meet.
+            SettingsError: where they are no numbers, or it is not known where to meet.
 
         """
-        if environ.get("WORLD_SIZE", "1") != "1":
+        if all(name in environ for name in TORCHRUN) and environ["WORLD_SIZE"] != "1":
             rank, size, local = (_number(environ, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
         elif environ.get("SLURM_STEP_NUM_TASKS", "1") != "1":  # set by srun, not in the script around it
             rank, size, local = (_number(environ, f"SLURM_{name}") for name in ("PROCID", "STEP_NUM_TASKS", "LOCALID"))
@@ -52,5 +53,7 @@ class Place:
 def _number(environ: Mapping[str, str], name: str) -> int:
     value = environ.get(name, "")
     if not value.isdecimal():
-        raise SettingsError(f"{name}={value!r} is no number: start the ranks with torchrun, accelerate launch or srun")
+        raise SettingsError(
+            f"{name}={value!r} is no number: start the ranks with torchrun, accelerate launch or srun, or unset {name}"
+        )
     return int(value)

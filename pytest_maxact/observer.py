@@ -184,6 +184,14 @@ class Observer:
         self._tokens_seen = self._tokens_seen.index_add(0, batch.samples, batch.mask.sum(-1))
         self.seconds += time.perf_counter() - start
 
+    def let_go(self) -> None:
+        """Hold nothing of a batch that did not get through; what was counted of it stays in the state."""
+        nothing = _Tokens(torch.empty(0, dtype=torch.bool), torch.empty(0, dtype=torch.int64), None)
+        self._tokens = {group.device: nothing.to(group.device) for group in self.groups}
+        self._routed.clear()
+        for group in self.groups:
+            group.begin(*self._tokens[group.device])
+
     def check(self, batches: Iterable[Batch]) -> None:
         """Make sure that every real token of these batches was counted exactly once, at every site that has one row a token.
 

@@ -158,14 +158,16 @@ class Plan:
             MaxactError: where the checkpoint cannot be loaded or does not fit the corpus, or a rank failed.
 
         """
+        if ranks is not None:  # so that all load at once
+            ranks.order({"model": self.settings.model, "corpus": self.settings.corpus, "run": None})
         checkpoint = self.load()
         how: dict[str, Any] = {name: getattr(self.settings, name) for name in ("max_length", "batch_tokens")}
 
         def measured(policy: str, sites: Sequence[str] = ()) -> Measurement:
             kept = None if resume is None else resume / policy
-            order = {"model": self.settings.model, "corpus": self.settings.corpus, "special_tokens": policy}
             if ranks is not None:
-                ranks.order(order | {"sites": list(sites), "resume": None if kept is None else str(kept)})
+                wanted = {"special_tokens": policy, "sites": list(sites), "resume": None if kept is None else str(kept)}
+                ranks.order({"model": self.settings.model, "corpus": self.settings.corpus, "run": wanted})
             shared: dict[str, Any] = {"sites": sites, "progress": progress, "resume": kept, "ranks": ranks}
             try:
                 return measure(checkpoint, corpus=self.corpus, special_tokens=policy, **how, **shared)  # type: ignore[arg-type]

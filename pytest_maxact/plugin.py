@@ -22,7 +22,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> pytest.ExitCode | None:
     """A rank other than 0 (of torchrun, SLURM) helps rank 0 in place of a session of its own, and is quiet."""
-    if not names_a_model(config) or hasattr(config, "workerinput"):
+    option = config.option
+    if not config.getoption("maxact_model") or option.help or option.version or option.markers:
         return None
     try:
         place = Place.find()

@@ -7,6 +7,7 @@ says every few seconds that it is there, and who waits looks.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -15,15 +16,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.distributed import Store, rendezvous  # type: ignore[attr-defined]  # not listed, and documented
 
 from pytest_maxact.checkpoint import BALANCED
 from pytest_maxact.errors import MeasurementError, SettingsError, first_line
 from pytest_maxact.launch import Place
 from pytest_maxact.snapshot import Piece
+
+if TYPE_CHECKING:
+    from torch.distributed import Store  # type: ignore[attr-defined]
 
 BEAT_EVERY_SECONDS = 2.0
 LOST_AFTER_SECONDS = 30.0
@@ -31,7 +34,6 @@ LOOK_EVERY_SECONDS = 0.2
 JOIN_WITHIN = timedelta(minutes=5)  # ranks may start, and import torch, minutes apart
 LEAVE_WITHIN_SECONDS = 10.0
 OVER = "over"
-NOTHING_LOST = "what was done is kept for the next try"
 PART_BYTES = 4 << 20  # the store takes no values above 8 MiB
 
 
@@ -41,6 +43,8 @@ class Ranks:
     What meets the others raises MeasurementError where one of them is gone or has failed.
     """
 
+    _joins = itertools.count()
+
     def __init__(self, place: Place, store: Store) -> None:
         self.rank, self.size, self.local = place.rank, place.size, place.local
         self.store = store
@@ -48,8 +52,11 @@ class Ranks:
         self._tokens = [0] * self.size
         self._heard: dict[int, tuple[bytes, float]] = {}
         self._joined = self._looked = time.monotonic()
+        self._orders = 0
         self._ordered = False
+        self._ended: str | None = None
         self._told_to_stop = False
+        self._before: Any = None
         self._over = threading.Event()
         self._beating = threading.Thread(target=self._beat, name="maxact-ranks", daemon=True)
         self._beating.start()
@@ -62,15 +69,23 @@ class Ranks:
             MeasurementError: where they do not come within five minutes.
 
         """
+        # Not every build of torch has it. Neither is listed among what it exports, both are documented.
+        from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
+
         where = f"tcp://{place.address}:{place.port}"
         try:
             store, _, _ = next(rendezvous(where, place.rank, place.size, timeout=JOIN_WITHIN))
-        except (RuntimeError, OSError) as cause:
-            raise MeasurementError(f"rank {place.rank} of {place.size} could not meet the others at {where}: {cause}") from None
-        ranks = cls(place, store)
+        except (RuntimeError, OSError, ValueError) as cause:
+            raise MeasurementError(
+                f"rank {place.rank} of {place.size} could not meet the others at {where} ({first_line(cause)}): start all with "
+                "torchrun, accelerate launch or srun, or unset WORLD_SIZE"
+            ) from None
+        # torchrun keeps its store when it starts all anew.
+        start = f"maxact/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{next(cls._joins)}"
+        ranks = cls(place, PrefixStore(start, store))
         if place.rank == 0 and threading.current_thread() is threading.main_thread():
             # torchrun's way to say that another rank is gone: there is time to report it.
-            signal.signal(signal.SIGTERM, ranks._stop)
+            ranks._before = signal.signal(signal.SIGTERM, ranks._stop)
         return ranks
 
     def device(self, name: str) -> str:
@@ -103,12 +118,16 @@ class Ranks:
 
     def order(self, order: Mapping[str, Any]) -> None:
         """Let the other ranks help with this."""
+        if self._ended is not None:
+            raise MeasurementError(f"the other ranks ended with an earlier checkpoint: {self._ended}")
         self._ordered = True
         self.agree({"order": order})
+        self._begin()
 
     def orders(self) -> Iterator[Any]:
         """What rank 0 wants help with, until it leaves."""
         while (order := self.agree(None)["order"]) is not None:
+            self._begin()
             yield order
         with self._answering():
             self.store.set(_left(self.rank), "")
@@ -139,30 +158,22 @@ class Ranks:
         """Make sure that nobody is gone: rank 0 looks at all others, they look at rank 0, which fails where one does."""
         if self._told_to_stop:
             raise MeasurementError(
-                "rank 0 was told to stop (SIGTERM), most likely since another rank is gone: see what started the ranks; "
-                f"{NOTHING_LOST}"
+                "rank 0 was told to stop (SIGTERM), most likely since another rank is gone: see what started the ranks"
             )
-        self._looked = now = time.monotonic()
+        self._looked = time.monotonic()
         with self._answering():
             for rank in range(1, self.size) if self.rank == 0 else (0,):
                 if self.store.check([_failed(rank)]):
                     raise MeasurementError(f"rank {rank}: {self.store.get(_failed(rank)).decode()}")
-                beat = self.store.get(_beat(rank)) if self.store.check([_beat(rank)]) else b""
-                before, heard = self._heard.get(rank, (b"", self._joined))
-                if beat != before:
-                    self._heard[rank] = (beat, now)
-                    self._tokens[rank] = int(beat.split()[1])
-                elif now - heard > (LOST_AFTER_SECONDS if beat else JOIN_WITHIN.total_seconds()):
-                    raise MeasurementError(
-                        f"rank {rank} of {self.size} is gone: nothing was heard of it for {now - heard:.0f} s; {NOTHING_LOST}"
-                    )
+                self._listen(rank)
 
     def fail(self, reason: str) -> None:
-        """Let the others end, too. Another rank than 0 stays until rank 0 has left, which would be stopped with it."""
+        """Let the others end, too. Another rank than 0 stays until rank 0 has left: torchrun would stop that one with it."""
+        self._ended, self._ordered = reason, False
         with suppress(RuntimeError, MeasurementError):
             self.store.set(_failed(self.rank), reason)
             while self.rank and not self.store.check([OVER]):
-                self.check()
+                self._listen(0)
                 time.sleep(LOOK_EVERY_SECONDS)
 
     def leave(self) -> None:
@@ -177,6 +188,29 @@ class Ranks:
                     self.check()
                     time.sleep(LOOK_EVERY_SECONDS)
         self._over.set()
+        self._beating.join()
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _begin(self) -> None:
+        self._orders += 1
+        self._tokens = [0] * self.size
+
+    def _listen(self, rank: int) -> None:
+        """Hear what a rank says every few seconds: how many signs it gave, its order and the tokens it has done of it."""
+        beat = self.store.get(_beat(rank)) if self.store.check([_beat(rank)]) else b""
+        now = time.monotonic()
+        before, heard = self._heard.get(rank, (b"", self._joined))
+        if beat != before:
+            self._heard[rank] = (beat, now)
+            _, orders, tokens = map(int, beat.split())
+            if orders == self._orders:
+                self._tokens[rank] = tokens
+        elif now - heard > (LOST_AFTER_SECONDS if beat else JOIN_WITHIN.total_seconds()):
+            never = "" if beat else "; where pytest is to run by itself here, unset WORLD_SIZE"
+            raise MeasurementError(
+                f"rank {rank} of {self.size} is gone: nothing was heard of it for {now - heard:.0f} s{never}"
+            )
 
     def _stop(self, number: int, frame: object) -> None:
         if self._ordered and not self._told_to_stop:
@@ -190,7 +224,7 @@ class Ranks:
         while True:
             beats += 1
             with suppress(RuntimeError):  # the main thread finds out by itself
-                self.store.set(_beat(self.rank), f"{beats} {self._tokens[self.rank]}")
+                self.store.set(_beat(self.rank), f"{beats} {self._orders} {self._tokens[self.rank]}")
             if self._over.wait(BEAT_EVERY_SECONDS):
                 return
 

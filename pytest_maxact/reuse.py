@@ -82,7 +82,13 @@ class Store:
         folder = self.folder / UNFINISHED / name
         if fresh:
             shutil.rmtree(folder, ignore_errors=True)
-        _forget([other for other in folder.parent.glob("*/") if other != folder], KEPT_UNFINISHED)
+        others = []
+        for other in folder.parent.glob("*/"):
+            with contextlib.suppress(OSError):
+                other.rmdir()  # of a run that got through
+                continue
+            others.append(other)
+        _forget([other for other in others if other != folder], KEPT_UNFINISHED)
         return folder
 
     def fingerprint(self, files: Sequence[Path], digest: Callable[[Sequence[Path]], str]) -> str:
@@ -117,6 +123,7 @@ class Store:
 
 def _forget(folders: Sequence[Path], kept: int) -> None:
     """Remove the oldest, but for so many."""
-    by_age = sorted(folders, key=lambda folder: folder.stat().st_mtime_ns)
-    for old in by_age[: max(0, len(by_age) - kept)]:
-        shutil.rmtree(old, ignore_errors=True)
+    with contextlib.suppress(OSError):  # another session may remove one meanwhile
+        by_age = sorted(folders, key=lambda folder: folder.stat().st_mtime_ns)
+        for old in by_age[: max(0, len(by_age) - kept)]:
+            shutil.rmtree(old, ignore_errors=True)

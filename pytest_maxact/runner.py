@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch import nn
 from pytest_maxact import outcome
 from pytest_maxact.anatomy import Anatomy, find_sites, text_config
 from pytest_maxact.batching import Texts, Work, from_batches, from_corpus
-from pytest_maxact.checkpoint import Checkpoint
+from pytest_maxact.checkpoint import Checkpoint, libraries
 from pytest_maxact.corpus import Corpus, load_corpus
 from pytest_maxact.errors import MeasurementError, SettingsError
 from pytest_maxact.forwards import Forwards, Progress
@@ -41,7 +42,7 @@ from pytest_maxact.record import (
 )
 from pytest_maxact.reducers.encoding import ENCODINGS
 from pytest_maxact.report.explain import Row, explain_lines
-from pytest_maxact.snapshot import Kept
+from pytest_maxact.snapshot import Kept, dealt_tokens
 from pytest_maxact.wrappers import as_written, input_device, unwrapped
 
 # More tokens a forward gain nothing beyond these; less memory than they need halves them.
@@ -109,6 +110,10 @@ def measure(
     checkpoint = model if isinstance(model, Checkpoint) else None
     if resume is not None and (checkpoint is None or checkpoint.reference.fingerprint is None):
         raise SettingsError("only a checkpoint from a file can be resumed: what a model in memory holds may have changed since")
+    if resume is not None and not text:
+        raise SettingsError("what is kept of a run that can be resumed tells its tokens: leave out resume, or text=False")
+    if resume is not None:
+        batch_tokens = batch_tokens or dealt_tokens(resume)  # by the memory that was free then
     module = unwrapped(model.model if isinstance(model, Checkpoint) else model)
     with observing(module):
         source: Corpus | Batches
@@ -122,9 +127,9 @@ def measure(
         run = _Run.of(module, tokenizer, source, max_length, special_tokens, batch_tokens, sites, ranks)
         work = run.work if text else replace(run.work, text=False)
         model_facts = _describe(run.anatomy, module, checkpoint)
-        kept = None if resume is None else Kept(resume, run.conditions(model_facts))
+        kept = None if resume is None else Kept(resume, run.conditions(model_facts, checkpoint))
         if ranks is not None:
-            ranks.agree_on(run.conditions(model_facts))
+            ranks.agree_on(run.conditions(model_facts, checkpoint))
         forwards = Forwards(run.observer, work, run.device, progress=progress, kept=kept, ranks=ranks)
         forwards.run()
         seconds = forwards.seconds
@@ -193,7 +198,7 @@ def assist(
     module = unwrapped(checkpoint.model)
     with observing(module):
         run = _Run.of(module, checkpoint.preprocessor(corpus), corpus, max_length, special_tokens, batch_tokens, sites, ranks)
-        conditions = run.conditions(_describe(run.anatomy, module, checkpoint))
+        conditions = run.conditions(_describe(run.anatomy, module, checkpoint), checkpoint)
         ranks.agree_on(conditions)
         kept = None if resume is None else Kept(resume, conditions, ranks.rank)
         Forwards(run.observer, run.work, run.device, kept=kept, ranks=ranks).assist(ranks)
@@ -241,7 +246,7 @@ class _Run:
             anatomy = anatomy.with_images(pictured.inputs(device), linear_inputs=LINEAR_INPUTS in sites)
         return cls(anatomy, work, Observer(anatomy, len(work.names)), device)
 
-    def conditions(self, model: Model) -> dict[str, str]:
+    def conditions(self, model: Model, checkpoint: Checkpoint | None) -> dict[str, str]:
         """All that the figures follow from to the bit."""
         batches = hashlib.sha256()
         for batch in self.work.batches:
@@ -249,6 +254,10 @@ class _Run:
                 batches.update(f"{tuple(tensor.shape)}".encode() + tensor.contiguous().numpy().tobytes())
         sites = "; ".join(f"{placement.site} {placement.name} {placement.dtype}" for placement in self.anatomy.placements)
         cuda = self.device.type == "cuda"
+        computing = [f"{name} {version(name)}" for name in ("pytest-maxact", "torch", "transformers")]
+        computing += [] if checkpoint is None else libraries(checkpoint.reference)
+        if any(batch.extra for batch in self.work.batches):
+            computing += [f"pillow {version('pillow')}", f"torchvision {find_spec('torchvision') and version('torchvision')}"]
         return {
             "checkpoint": f"{model.id} {model.fingerprint}",
             "corpus": f"{self.work.facts.id} {self.work.facts.digest}",
@@ -260,7 +269,7 @@ class _Run:
             "device": torch.cuda.get_device_name(self.device) if cuda else self.device.type,
             "threads": str(torch.get_num_threads()),
             "kernel": self.observer.kernel,
-            "versions": " ".join(f"{name} {version(name)}" for name in ("pytest-maxact", "torch", "transformers")),
+            "versions": ", ".join(computing),
         }
 
 

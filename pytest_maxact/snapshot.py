@@ -13,19 +13,38 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from pydantic import Field, TypeAdapter
 
+from pytest_maxact.errors import on_one_line
+from pytest_maxact.files import read
 from pytest_maxact.observer import State
 from pytest_maxact.record import write_atomically
 from pytest_maxact.reducers.states import Named, from_arrays, to_arrays
 
 SCHEMA = "maxact/progress@1"
 SUFFIX = ".progress"
+PATTERN = f"[0-9]*{SUFFIX}"
+NOT_USED = "what an interrupted run had left was not used"
 HEADER, DONE, STATE = "header", "done", "state."
 MAX_BYTES = 4 << 30  # above what any model and corpus need
 DIGEST_BYTES = hashlib.sha256().digest_size
+
+Tokens = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class _Header:
+    schema: str
+    conditions: dict[str, str]
+    dealt_tokens: Tokens | None
+    batch_tokens: Tokens | None
+    seconds: Seconds
+    observing_seconds: Seconds
+    notes: list[str]
 
 
 class Piece(NamedTuple):
@@ -40,12 +59,14 @@ class Piece(NamedTuple):
 class Snapshot:
     """What was known when so much was done.
 
-    arrays: an observer's state, by `to_arrays`. done: what is through the model. batch_tokens: the token budget by then, None
-    for batches that came ready. seconds: of the run, and those of them spent observing. notes: as of `Forwards`.
+    arrays: an observer's state, by `to_arrays`. done: what is through the model. dealt_tokens: the token budget by which the
+    corpus was dealt into batches, None for ready ones; batch_tokens: that of the last batch. seconds: of the run, and those of
+    them spent observing. notes: on memory that was short, in words.
     """
 
     arrays: Named
     done: tuple[Piece, ...] = ()
+    dealt_tokens: int | None = None
     batch_tokens: int | None = None
     seconds: float = 0.0
     observing_seconds: float = 0.0
@@ -67,8 +88,8 @@ class Snapshot:
 
     def dumps(self, conditions: Mapping[str, str]) -> bytes:
         """Its bytes, and under which conditions it holds."""
-        header: dict[str, object] = {"schema": SCHEMA, "conditions": dict(conditions), "batch_tokens": self.batch_tokens}
-        header |= {"seconds": self.seconds, "observing_seconds": self.observing_seconds, "notes": self.notes}
+        told = ("dealt_tokens", "batch_tokens", "seconds", "observing_seconds", "notes")
+        header = {"schema": SCHEMA, "conditions": dict(conditions)} | {name: getattr(self, name) for name in told}
         file = io.BytesIO()
         np.savez(
             file,
@@ -93,29 +114,31 @@ class Snapshot:
             raise ValueError("it is damaged")
         try:
             with zipfile.ZipFile(io.BytesIO(packed)) as archive:
-                if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
-                    raise ValueError("it is larger than any run's")
+                if any(entry.file_size > len(packed) for entry in archive.infolist()):
+                    raise ValueError("its parts are larger than it")  # nothing is compressed
             with np.load(io.BytesIO(packed), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-            header, done = json.loads(arrays.pop(HEADER).tobytes()), arrays.pop(DONE)
-            if header["schema"] != SCHEMA:
+            header, done = TypeAdapter(_Header).validate_json(arrays.pop(HEADER).tobytes(), strict=True), arrays.pop(DONE)
+            if header.schema != SCHEMA:
                 raise ValueError("another version of pytest-maxact wrote it")
-            found = header["conditions"]
-            other = [name for name in conditions if found.get(name) != conditions[name]]
-            snapshot = cls(
-                {name.removeprefix(STATE): array for name, array in arrays.items()},
-                tuple(Piece(*map(int, row)) for row in done),
-                header["batch_tokens"],
-                float(header["seconds"]),
-                float(header["observing_seconds"]),
-                tuple(map(str, header["notes"])),
-            )
-        except (zipfile.BadZipFile, KeyError, TypeError, AttributeError, EOFError, OSError) as cause:
-            raise ValueError(f"it holds no progress of a run ({type(cause).__name__})") from None
+            if done.dtype != np.int64 or done.ndim != 2:
+                raise ValueError("it does not say what is done")
+        except Exception as cause:  # whatever a damaged archive makes its reader raise
+            raise ValueError(f"it holds no progress of a run ({on_one_line(cause)})") from None
+        found = header.conditions
+        other = [name for name in conditions if found.get(name) != conditions[name]]
         if other:
             changed = "; ".join(f"{name} {found.get(name)}, now {conditions[name]}" for name in other)
             raise ValueError(f"it was measured under other conditions: {changed}")
-        return snapshot
+        return cls(
+            arrays={name.removeprefix(STATE): array for name, array in arrays.items()},
+            done=tuple(Piece(*row) for row in done.tolist()),
+            dealt_tokens=header.dealt_tokens,
+            batch_tokens=header.batch_tokens,
+            seconds=header.seconds,
+            observing_seconds=header.observing_seconds,
+            notes=tuple(header.notes),
+        )
 
 
 class Kept:
@@ -134,16 +157,16 @@ class Kept:
 
         """
         found, refused = [], list[str]()
-        for file in sorted(self.folder.glob(f"*{SUFFIX}")):
+        for file in sorted(self.folder.glob(PATTERN)):
             try:
-                snapshot = Snapshot.loads(_read(file), self.conditions)
+                snapshot = Snapshot.loads(read(file, MAX_BYTES), self.conditions)
                 for batch, first, last in snapshot.done:
                     if not (0 <= batch < len(batches) and 0 <= first < last <= batches[batch]):
                         raise ValueError("it tells of other batches")
                 found.append(snapshot)
             except (ValueError, OSError) as cause:
                 reason = cause.strerror if isinstance(cause, OSError) else str(cause)
-                refused.append(f"began anew: what an interrupted run had left was not used ({reason})")
+                refused.append(f"{NOT_USED}: {reason}")
         found.sort(key=lambda snapshot: -sum(piece.last - piece.first for piece in snapshot.done))
         return _disjoint(found), refused
 
@@ -162,16 +185,18 @@ class Kept:
             self.folder.rmdir()
 
     def _remove(self, but: Path | None = None) -> None:
-        for file in self.folder.glob(f"*{SUFFIX}"):
+        for file in self.folder.glob(PATTERN):
             if file != but:
                 with contextlib.suppress(OSError):
                     file.unlink()
 
 
-def _read(file: Path) -> bytes:
-    if file.stat().st_size > MAX_BYTES:
-        raise ValueError("it is larger than any run's")
-    return file.read_bytes()
+def dealt_tokens(folder: Path) -> int | None:
+    """The token budget by which an interrupted run dealt its corpus into batches; None where none has left progress."""
+    for file in sorted(folder.glob(PATTERN)):
+        with contextlib.suppress(ValueError, OSError):
+            return Snapshot.loads(read(file, MAX_BYTES), {}).dealt_tokens
+    return None
 
 
 def _disjoint(snapshots: Sequence[Snapshot]) -> list[Snapshot]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import random
@@ -15,7 +16,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pytest_maxact import forwards
+from pytest_maxact import forwards, runner
 from pytest_maxact.anatomy import find_sites
 from pytest_maxact.batching import from_batches
 from pytest_maxact.checkpoint import Checkpoint, fetch, find, load
@@ -25,7 +26,7 @@ from pytest_maxact.observer import Observer
 from pytest_maxact.record import Measurement
 from pytest_maxact.reducers.states import from_arrays, to_arrays
 from pytest_maxact.runner import measure, observing
-from pytest_maxact.snapshot import Kept, Piece, Snapshot
+from pytest_maxact.snapshot import NOT_USED, SUFFIX, Kept, Piece, Snapshot
 from tests.conftest import tiny_model
 
 STEP = 1 - 2**-7  # of bfloat16
@@ -109,8 +110,6 @@ def test_memory_that_runs_out_at_any_operation_loses_and_doubles_nothing(
     tiny: Checkpoint, untroubled: tuple[Measurement, int], seed: int
 ) -> None:
     whole, operations = untroubled
-    with observing(tiny.model):
-        find_sites(tiny.model)
     at = random.Random(seed).randrange(operations // 3, operations)
     try:
         with Allocations(at) as counting:
@@ -126,6 +125,23 @@ def test_memory_that_runs_out_at_any_operation_loses_and_doubles_nothing(
     assert record.site("embedding", None) == whole.site("embedding", None)  # which no batch's composition changes
     short = [note for note in record.notes if note.startswith("memory was too short")]
     assert len(short) == (record.environment.batch_tokens != 160)
+
+
+def test_a_sample_that_never_fits_is_tried_twice_however_many_others_there_are(
+    tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, tries = Observer.run, []
+
+    def limited(self: Observer, batch: Any, device: torch.device) -> None:
+        run(self, batch, device)
+        tries.append(int(batch.samples[0]))
+        if tries[-1] == 7:
+            raise MemoryError
+
+    monkeypatch.setattr(Observer, "run", limited)
+    with pytest.raises(MeasurementError, match="for sample 7 alone, of 33 tokens"):
+        measure(tiny, corpus=corpus(), batch_tokens=1)
+    assert tries.count(7) == 2
 
 
 def test_tokens_a_forward_are_halved_until_they_fit(tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +262,7 @@ def interrupted(tiny: Checkpoint, tmp_path: Path, often: None) -> Path:
 
 def test_progress_of_other_conditions_is_refused_with_the_reason(tiny: Checkpoint, interrupted: Path) -> None:
     record = measure(tiny, corpus=corpus(seed=1), batch_tokens=160, resume=interrupted)
-    (note,) = (note for note in record.notes if note.startswith("began anew"))
+    (note,) = (note for note in record.notes if note.startswith(NOT_USED))
     assert "measured under other conditions: corpus random" in note
     assert figures(record) == figures(measure(tiny, corpus=corpus(seed=1), batch_tokens=160))
 
@@ -258,7 +274,7 @@ def test_damaged_progress_is_refused(tiny: Checkpoint, interrupted: Path, seed: 
     data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
     file.write_bytes(data[: chance.randrange(len(data))] if seed % 3 == 0 else data)
     record = measure(tiny, corpus=corpus(), batch_tokens=160, resume=interrupted)
-    assert [note for note in record.notes if note.endswith("was not used (it is damaged)")]
+    assert f"{NOT_USED}: it is damaged" in record.notes
     assert figures(record) == figures(measure(tiny, corpus=corpus(), batch_tokens=160))
 
 
@@ -266,10 +282,10 @@ def test_progress_that_does_not_count_what_it_says_is_refused(tiny: Checkpoint, 
     (file,) = interrupted.glob("*.progress")
     conditions = conditions_of(file)
     honest = Snapshot.loads(file.read_bytes(), conditions)
-    lying = Snapshot(honest.arrays, (*honest.done, Piece(honest.done[-1].batch + 1, 0, 1)), honest.batch_tokens)
+    lying = Snapshot(honest.arrays, (*honest.done, Piece(honest.done[-1].batch + 1, 0, 1)), honest.dealt_tokens)
     file.write_bytes(lying.dumps(conditions))
     record = measure(tiny, corpus=corpus(), batch_tokens=160, resume=interrupted)
-    assert [note for note in record.notes if note.startswith("began anew") and "was counted with" in note]
+    assert [note for note in record.notes if note.startswith(NOT_USED) and "was counted with" in note]
     assert figures(record) == figures(measure(tiny, corpus=corpus(), batch_tokens=160))
 
 
@@ -284,6 +300,32 @@ def test_a_folder_that_cannot_be_written_stops_no_run(tiny: Checkpoint, tmp_path
     (tmp_path / "file").write_text("")
     record = measure(tiny, corpus=corpus(), batch_tokens=160, resume=tmp_path / "file" / "kept")
     assert [sample.tokens for sample in record.samples] == LENGTHS
+
+
+def test_a_run_goes_on_with_the_batches_that_it_began_with(
+    tiny: Checkpoint, tmp_path: Path, often: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "CPU_BATCH_TOKENS", 160)
+    monkeypatch.setattr(runner, "LEAST_BATCH_TOKENS", 1)
+    with pytest.raises(Stopped):
+        measure(tiny, corpus=corpus(), resume=tmp_path, progress=stop_after(2))
+    monkeypatch.setattr(runner, "CPU_BATCH_TOKENS", 80)  # another process holds memory now
+    record = measure(tiny, corpus=corpus(), resume=tmp_path)
+    assert record.environment.batch_tokens == 160
+    assert [note for note in record.notes if note.startswith("went on from an interrupted run")]
+
+
+def test_a_run_of_private_texts_is_not_resumed(tiny: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="tells its tokens: leave out resume, or text=False"):
+        measure(tiny, corpus=corpus(), resume=tmp_path, text=False)
+
+
+def test_what_a_run_had_left_is_told_once_however_often_it_was_stopped(tiny: Checkpoint, tmp_path: Path, often: None) -> None:
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            measure(tiny, corpus=corpus(), batch_tokens=50, resume=tmp_path, progress=stop_after(2))
+    record = measure(tiny, corpus=corpus(), batch_tokens=50, resume=tmp_path)
+    assert len([note for note in record.notes if note.startswith("went on")]) == 1
 
 
 def test_a_model_in_memory_is_not_resumed(tmp_path: Path) -> None:
@@ -350,6 +392,55 @@ def test_arrays_of_another_state_are_refused(spoil: str) -> None:
         from_arrays(state, arrays)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_forged_snapshot_is_refused_or_sound(tmp_path: Path, seed: int) -> None:
+    """Whoever can write the file can seal it, too."""
+    state, _, _ = states("llama")
+    chance = random.Random(seed)
+    data = Snapshot.of(state, done=(Piece(0, 0, 4),), batch_tokens=7, notes=("a",)).dumps({"model": "x"})
+    for _ in range(25):
+        payload = bytearray(data[32:])
+        for _ in range(chance.randint(1, 3)):
+            at = chance.choice(
+                [chance.randrange(len(payload)), chance.randrange(3000), len(payload) - 1 - chance.randrange(3000)]
+            )
+            payload[at] = chance.randrange(256)
+        if chance.random() < 0.2:
+            del payload[chance.randrange(len(payload)) :]
+        (tmp_path / f"0{SUFFIX}").write_bytes(hashlib.sha256(payload).digest() + payload)
+        found, refused = Kept(tmp_path, {"model": "x"}).load([4])
+        assert len(found) + len(refused) == 1
+        for snapshot in found:
+            with suppress(ValueError):
+                snapshot.state(state)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seconds", 10**400),
+        ("seconds", "1"),
+        ("batch_tokens", "x"),
+        ("batch_tokens", -5),
+        ("notes", 3),
+        ("notes", [[[]]]),
+        ("conditions", None),
+        ("schema", "maxact/progress@9"),
+    ],
+)
+def test_a_header_of_other_types_is_refused(name: str, value: Any) -> None:
+    state, _, _ = states("llama")
+    data = Snapshot.of(state).dumps({})
+    with np.load(io.BytesIO(data[32:])) as archive:
+        arrays = dict(archive)
+    header = json.loads(arrays["header"].tobytes()) | {name: value}
+    arrays["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    with pytest.raises(ValueError, match="it holds no progress of a run"):
+        Snapshot.loads(hashlib.sha256(file.getvalue()).digest() + file.getvalue(), {})
+
+
 def test_a_snapshot_is_read_back_or_refused(tmp_path: Path) -> None:
     state, _, _ = states("llama")
     snapshot = Snapshot.of(state, done=(Piece(0, 0, 4),), batch_tokens=7, seconds=1.5, observing_seconds=0.5, notes=("a",))
@@ -359,4 +450,4 @@ def test_a_snapshot_is_read_back_or_refused(tmp_path: Path) -> None:
         Snapshot.loads(snapshot.dumps({"model": "x"}), {"model": "y"})
     kept = Kept(tmp_path, {"model": "x"})
     kept.write(snapshot)
-    assert kept.load([3]) == ([], ["began anew: what an interrupted run had left was not used (it tells of other batches)"])
+    assert kept.load([3]) == ([], [f"{NOT_USED}: it tells of other batches"])

@@ -33,6 +33,7 @@ SRUN = {
         ({}, None),
         (TORCHRUN, Place(3, 8, 1, "node1", 29400)),
         (TORCHRUN | {"WORLD_SIZE": "1", "RANK": "0"}, None),
+        ({name: value for name, value in TORCHRUN.items() if name != "LOCAL_RANK"}, None),  # of a cluster's scheduler
         (SRUN, Place(2, 4, 2, "127.0.0.1", PORTS[123])),
         (SRUN | {"SLURM_STEP_NUM_NODES": "2", "MASTER_ADDR": "n7", "MASTER_PORT": "5"}, Place(2, 4, 2, "n7", 5)),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}, None),  # the script around srun
@@ -48,7 +49,6 @@ def test_a_process_knows_its_place(environ: dict[str, str], place: Place | None)
         (TORCHRUN | {"RANK": "first"}, "RANK='first' is no number: start the ranks with torchrun"),
         (TORCHRUN | {"WORLD_SIZE": "many"}, "WORLD_SIZE='many' is no number"),
         (TORCHRUN | {"MASTER_PORT": "x"}, "MASTER_PORT='x' is no number"),
-        ({name: value for name, value in TORCHRUN.items() if name != "LOCAL_RANK"}, "LOCAL_RANK='' is no number"),
         (SRUN | {"SLURM_STEP_NUM_NODES": "2"}, "do not know where to meet: export MASTER_ADDR=HOST"),
     ],
 )
@@ -160,6 +160,26 @@ def test_an_error_of_one_rank_ends_all(together: Callable[..., list[Any]]) -> No
     assert str(third) == "rank 0: rank 1: its disk is full"
 
 
+def test_a_rank_that_failed_stays_until_rank_0_has_left(together: Callable[..., list[Any]]) -> None:
+    def fails(ranks: Ranks) -> float:
+        ranks.fail("its disk is full")
+        return time.monotonic()
+
+    def reports(ranks: Ranks) -> float:
+        with pytest.raises(MeasurementError, match="its disk is full"):
+            dict(ranks.handed_in(lambda: None))
+        ranks.fail("rank 1: its disk is full")
+        with pytest.raises(MeasurementError, match="ended with an earlier checkpoint: rank 1: its disk is full"):
+            ranks.order({"model": "the next one"})
+        time.sleep(1.5)  # other tests, the summary
+        before = time.monotonic()
+        ranks.leave()
+        return before
+
+    left, gone = together(reports, fails)
+    assert gone >= left
+
+
 def test_ranks_that_would_measure_something_else_are_refused(together: Callable[..., list[Any]]) -> None:
     first, second = together(lambda ranks: ranks.agree_on({"device": "cpu"}), lambda ranks: ranks.agree_on({"device": "H100"}))
     assert first is None
@@ -168,12 +188,14 @@ def test_ranks_that_would_measure_something_else_are_refused(together: Callable[
 
 def test_tokens_of_all_ranks_are_told(together: Callable[..., list[Any]]) -> None:
     def watch(ranks: Ranks) -> int:
+        ranks.order({})
         until = time.monotonic() + 20
         while ranks.tell(30) < 42 and time.monotonic() < until:
             time.sleep(0.02)
         return ranks.tell(30)
 
     def work(ranks: Ranks) -> None:
+        list(zip(ranks.orders(), [None], strict=False))
         ranks.tell(12)
         time.sleep(0.5)
 
