@@ -13,12 +13,14 @@ from pytest_maxact.checks import CHECKS
 from pytest_maxact.checks.growth import NAME as GROWTH
 from pytest_maxact.config import BENCHMARK, SERIES, SUITE, names_the_suite
 from pytest_maxact.errors import MaxactError
+from pytest_maxact.launch import Place
 from pytest_maxact.progress import Watcher
 from pytest_maxact.report.properties import properties
 from pytest_maxact.series import missing, spoken
 from pytest_maxact.session import Session
 from pytest_maxact.settings import Settings
 from pytest_maxact.suite import SeriesSuite, Suite
+from pytest_maxact.visible import visible
 
 if TYPE_CHECKING:
     from pytest_maxact.plan import Plan
@@ -30,6 +32,10 @@ class Active:
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.config = config
+        session = Session.of(config)
+        place = Place.find() if config.getoption("maxact_model") else None  # as `pytest_cmdline_main` asks
+        if place is not None and not hasattr(config, "workerinput"):
+            settings = _joined(session, place, settings)
         self.series = settings.series
         named = [argument for argument in config.args if names_the_suite(argument)]
         self.only = frozenset(argument.partition("::")[2] for argument in named) - {""}
@@ -47,7 +53,6 @@ class Active:
             )
         # A model that only an ini file names is looked for when a test asks, where the checks are off.
         asked = (self.wanted or bool(config.getoption("maxact_model"))) and not hasattr(config, "workerinput")
-        session = Session.of(config)
         if self.series:
             plans: dict[Member, Plan] = {}
             if asked:
@@ -88,13 +93,17 @@ class Active:
             if check == BENCHMARK and not settings.benchmark:
                 raise MaxactError(f"maxact::{name} runs only on request: add --maxact-benchmark")
 
-    def pytest_report_header(self) -> str | list[str]:
-        """Say what will be measured and what it is compared with; a worker, whose header nobody sees, has no plan yet."""
+    def pytest_report_header(self) -> list[str]:
+        """Say what will be measured and what it is compared with."""
+        return [visible(line) for line in self._header()]
+
+    def _header(self) -> list[str]:
+        """A worker, whose header nobody sees, has no plan yet."""
         task = self.tasks[-1]
         plan, settings = task.plan, task.settings
         if not self.wanted:
             name = Path(settings.model or "").name if plan is None else plan.reference.id
-            return f"maxact: no built-in checks of {name}, since paths were given; add the argument maxact"
+            return [f"maxact: no built-in checks of {name}, since paths were given; add the argument maxact"]
         if plan is None:
             return []
         if self.series:
@@ -106,7 +115,7 @@ class Active:
             source = "not there yet" if plan.stored.wanted else "none"
         elif Path(source).is_relative_to(self.config.rootpath):
             source = Path(source).relative_to(self.config.rootpath)
-        return f"maxact: {plan.reference.id}, corpus {plan.corpus.id}, baseline {source}"
+        return [f"maxact: {plan.reference.id}, corpus {plan.corpus.id}, baseline {source}"]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(
@@ -142,6 +151,17 @@ class Active:
         for name, value in properties(result.measurement).items():
             for writer in writers:
                 writer.add_global_property(name, value)
+
+
+def _joined(session: Session, place: Place, settings: Settings) -> Settings:
+    """The settings of this process as rank 0, which the others have met."""
+    if session.config.getoption("numprocesses", None):
+        raise MaxactError("ranks and xdist's workers exclude each other: drop -n, or start pytest without torchrun")
+    from pytest_maxact.ranks import Ranks
+
+    session.ranks = Ranks.join(place)
+    session.config.add_cleanup(session.ranks.leave)
+    return replace(settings, device=session.ranks.device(settings.device))
 
 
 class Explaining:

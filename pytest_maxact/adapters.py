@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ def read(folder: Path, name: str) -> Any:
     reason = more_than_modules(config)
     if reason is not None:
         raise CheckpointError(f"adapter {name} cannot be measured: {reason}; name a whole model, such as its base model")
+    if getattr(config, "megatron_config", None):  # PEFT imports the module that stands beside it, earlier ones any module
+        raise CheckpointError(f"adapter {name} is for Megatron, whose layers transformers does not have: merge it there")
     if not config.base_model_name_or_path:
         raise CheckpointError(f"adapter {name} names no base model: write it to base_model_name_or_path in {file}")
     return config
@@ -67,10 +70,10 @@ def base_of(config: Any, folder: Path, name: str) -> str:
 
     """
     wanted = str(config.base_model_name_or_path)
-    beside, here = folder / wanted, Path(wanted).expanduser()
-    if beside.exists() and beside.resolve() != folder.resolve():
+    beside, here = folder / wanted, Path(os.path.expanduser(wanted))
+    if os.path.exists(beside) and beside.resolve() != folder.resolve():
         return str(beside)
-    if here.exists():
+    if os.path.exists(here):
         return wanted
     if here.is_absolute() or wanted.startswith("."):
         looked = " and ".join(str(path.absolute()) for path in dict.fromkeys((beside, here)))
@@ -149,7 +152,8 @@ def stack_of(model: Any) -> str:
 def vocabulary(folder: Path) -> int | None:
     """How many tokens the embedding is for that an adapter brings; None where it brings none."""
     shapes = _shapes(folder)
-    rows = [shape[0] for key, shape in shapes.items() if key.endswith(tuple(f"embed_tokens.{end}" for end in EMBEDDING_ENDS))]
+    ends = tuple(f"embed_tokens.{end}" for end in EMBEDDING_ENDS)
+    rows = [shape[0] for key, shape in shapes.items() if key.endswith(ends) and shape]
     return max(rows, default=None)
 
 

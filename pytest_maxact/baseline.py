@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from pytest_maxact.record import (
 from pytest_maxact.resources import data_folder
 from pytest_maxact.wording import number
 
+LONGEST = 200  # bytes: what a file system takes (255), less the ends of names that are made from it
 NO_BASELINE = "none"
 PUBLISHED = "published"
 PUBLISHED_FOLDER = f"baselines/{PUBLISHED}"
@@ -35,14 +38,22 @@ class Stored:
 
 
 def file_name(model_id: str) -> str:
-    """The file a model's baseline is kept in: its id with `/` as `--`, as in the Hub's own cache."""
-    return re.sub(r"[^\w.-]+", "-", model_id.replace("/", "--")) + ".json"
+    """The file a model's baseline is kept in: its id with `/` as `--`, as in the Hub's own cache.
+
+    It is a bare name, whatever the id: what is neither letter nor digit nor one of `_.-` is a `-`, and where it is too long for
+    a file system a digest stands for its end.
+    """
+    name = re.sub(r"[^\w.-]+", "-", model_id.replace("/", "--"))
+    if len(name.encode()) > LONGEST:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+        name = f"{name.encode()[: LONGEST - 17].decode(errors='ignore')}-{digest}"
+    return f"{name}.json"
 
 
 def published_file(hub_id: str) -> Path | None:
     """The published baseline of a hub id, None where there is none."""
     file = data_folder(PUBLISHED_FOLDER) / file_name(hub_id)
-    return file if re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id) and file.is_file() else None
+    return file if re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id) and os.path.isfile(file) else None  # a name may be too long for one
 
 
 def look_up(setting: str, model_id: str, folder: Path, origin: str | None = None) -> Stored:
@@ -62,15 +73,15 @@ def look_up(setting: str, model_id: str, folder: Path, origin: str | None = None
     if setting == NO_BASELINE:
         return Stored(None, None, folder / file_name(model_id), wanted=False)
     if setting.endswith(".json"):
-        path = Path(setting).expanduser()
-        return Stored(Baseline.load(path) if path.exists() else None, path, path, wanted=True)
+        path = Path(os.path.expanduser(setting))
+        return Stored(Baseline.load(path) if os.path.exists(path) else None, path, path, wanted=True)
     own = folder / file_name(model_id if setting in ("auto", PUBLISHED) else setting)
     if setting == PUBLISHED:
         files = [published_file(hub_id) for hub_id in (model_id, origin or "")]
     else:
         files = [own, data_folder("baselines") / own.name, None if setting == "auto" else published_file(setting)]
     for file in files:
-        if file is not None and file.is_file():
+        if file is not None and os.path.isfile(file):
             return Stored(Baseline.load(file), file, own, wanted=True)
     return Stored(None, None, own, wanted=True)
 
@@ -107,6 +118,10 @@ def changes(old: Baseline | None, new: Baseline) -> list[str]:
         for name in type(after).model_fields:
             if name not in ("fingerprint", "revision") and getattr(before, name) != getattr(after, name):
                 lines.append(f"{part} {name}: {getattr(before, name)} -> {getattr(after, name)}")
+    if old.peak.token is not None and new.peak.token is None:
+        lines.append("peak: token and sample are no longer told")
+        untold = {"token": None, "sample": new.peak.sample}
+        old = old.model_copy(update={"peak": old.peak.model_copy(update=untold)})
     for part in ("peak", "dominance", "sun"):
         if getattr(old, part) != getattr(new, part):
             lines.append(f"{part}: {_brief(getattr(old, part))} -> {_brief(getattr(new, part))}")
@@ -134,7 +149,8 @@ def _decibels(site: BaselineSite) -> str:
 
 def _brief(part: object) -> str:
     if isinstance(part, BaselinePeak):
-        return f"{number(part.value)} at {Site(component=part.component, layer=part.layer)}, token {part.token!r}"
+        token = "" if part.token is None else f", token {part.token!r}"
+        return f"{number(part.value)} at {Site(component=part.component, layer=part.layer)}{token}"
     if isinstance(part, Dominance):
         return f"{part.component} ({number(part.ratio)}x)"
     if isinstance(part, SunOutcome):

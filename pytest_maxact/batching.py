@@ -66,12 +66,21 @@ class Batch:
         """How many real tokens the batch holds, those that stand for images among them."""
         return int(self.mask.sum())
 
+    def part(self, first: int, last: int) -> Batch:
+        """Rows `first` to `last`, that one left out, no longer padded at the right than they need."""
+        if (first, last) == (0, len(self.ids)):
+            return self
+        mask = self.mask[first:last]
+        end = int(mask.any(0).nonzero().max()) + 1 if bool(mask.any()) else 0
+        return Batch(self.ids[first:last, :end], mask[:, :end], self.samples[first:last])
+
 
 @dataclass(frozen=True)
 class Work:
     """The batches of a run, within a token budget or ready ones; `names` and `categories` are the samples', by index.
 
-    `corpora` are those that the samples come from, where several were joined; `notes` say in words what is special.
+    `corpora` are those that the samples come from, where several were joined; `notes` say in words what is special. Where
+    `text` is false no place of a token is told with what stands there.
 
     Tokens, of facts and samples alike, are all that go into the text decoder: those that stand for images count, too.
     """
@@ -83,6 +92,7 @@ class Work:
     facts: CorpusFacts
     corpora: Sequence[str | None] = ()
     notes: tuple[str, ...] = ()
+    text: bool = True
 
     @property
     def tokens_by_modality(self) -> dict[Modality, int]:
@@ -154,7 +164,8 @@ def from_corpus(
     batches = [_padded(batch) for batch in deal(sequences, batch_tokens)]
     if corpus.pictured:
         encoder = ImageTextEncoder.of(tokenizer, config, dtype)
-        pictured = [(index, sample) for index, sample in enumerate(corpus.samples) if sample.images]
+        places = [index for index, sample in enumerate(corpus.samples) if sample.images]
+        pictured = zip(places, corpus.pictured, strict=True)
         made = [_with_images(encoder, index, sample, special_tokens, max_length) for index, sample in pictured]
         # As elsewhere the longest comes first, so that memory runs out at once or not at all.
         batches = sorted(made, key=lambda batch: -batch.tokens) + batches
@@ -167,9 +178,8 @@ def from_corpus(
         max_length=max_length,
         special_tokens=special_tokens,
     )
-    names, categories = [sample.id for sample in corpus.samples], [sample.category for sample in corpus.samples]
     corpora = [sample.corpus for sample in corpus.samples]
-    return Work(batches, names, categories, batch_tokens, facts, corpora, notes)
+    return Work(batches, corpus.names, corpus.labels, batch_tokens, facts, corpora, notes, corpus.text)
 
 
 def from_batches(given: Iterable[Mapping[str, torch.Tensor]], vocabulary: int) -> Work:
@@ -234,12 +244,12 @@ def _numbered(batches: Iterable[Mapping[str, torch.Tensor]], vocabulary: int) ->
 
 
 class Texts:
-    """Finds the token of a place again, and decodes it with what stands around it."""
+    """Finds the token of a place again, and decodes it with what stands around it, unless the work's text is not to be told."""
 
     def __init__(self, work: Work, tokenizer: Any) -> None:
         self.work = work
         self.names = work.names
-        self.tokenizer = tokenizer_of(tokenizer)
+        self.tokenizer = tokenizer_of(tokenizer) if work.text else None
         self.rows = {sample: (batch, row) for batch in work.batches for row, sample in enumerate(batch.samples.tolist())}
 
     def token(self, sample: int, position: int) -> str | None:
@@ -263,7 +273,7 @@ class Texts:
             feature=peak.feature,
             sample=self.names[peak.sample],
             position=position,
-            token_id=ids[position],
+            token_id=ids[position] if self.work.text else None,  # whoever has the tokenizer can read it
             token=token,
             before=before,
             after=after,

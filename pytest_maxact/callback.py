@@ -24,6 +24,7 @@ from pytest_maxact.errors import MaxactError, SettingsError, first_line
 from pytest_maxact.history import RECORDS, Point
 from pytest_maxact.record import Measurement
 from pytest_maxact.runner import measure
+from pytest_maxact.wording import first_fault
 
 OnGrowth = Literal["warn", "stop"]
 MATRICES = 32  # looked at to tell whether a model is trained
@@ -57,6 +58,7 @@ class MaxactCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
             without a save of its own: under `save_total_limit` it could cost the last good checkpoint.
         folder: where the records go; `maxact` in the Trainer's `output_dir` by default.
         tolerance: how much growth is accepted.
+        text: whether records may hold tokens and texts, and the samples' own ids; see `measure`.
 
     Raises:
         SettingsError: where an argument cannot be used.
@@ -72,6 +74,7 @@ class MaxactCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
         on_growth: OnGrowth = "warn",
         folder: str | Path | None = None,
         tolerance: Tolerance = Tolerance(),  # noqa: B008 - immutable
+        text: bool = True,
     ) -> None:
         if not isinstance(every, int) or isinstance(every, bool) or every < 1:
             raise SettingsError(f"every={every!r} is no number of steps: give a whole number from 1, such as every=100")
@@ -81,12 +84,15 @@ class MaxactCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
             raise SettingsError(f"tolerance={tolerance!r} is no Tolerance: give Tolerance(growth=3.0), for example")
         if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
             raise SettingsError(f"folder={str(folder)!r} is a file: name a folder for the records")
+        if folder is not None and ".." in Path(folder).parts:
+            raise SettingsError(f"folder={str(folder)!r} has a .. in it: give the plain path, {str(Path(folder).resolve())!r}")
         self.every = every
-        self.corpus = load_corpus(corpus) if isinstance(corpus, str) else corpus
+        self.corpus = load_corpus(corpus, text=text) if isinstance(corpus, str) else corpus
         self.tokenizer = tokenizer
         self.on_growth = on_growth
         self.folder = None if folder is None else Path(folder)
         self.tolerance = tolerance
+        self.text = text
         self._history: list[Point] = []
         self._settled = 0  # the step from which on values predict the next ones
         self._conditions: tuple[object, ...] | None = None
@@ -148,6 +154,8 @@ class MaxactCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
                 figures = _figures(record, point, self._history[-1] if self._history else None)
                 control = _log(figures | {PAUSE: time.perf_counter() - start}, args, state, control)
                 failed = self._judge(point)
+                if record.first_fault is not None:
+                    logger.warning("maxact: step %d: %s", state.global_step, first_fault(record.first_fault))
                 self._history.append(point)
         if self.on_growth == "stop" and _for_all(failed, args):
             control.should_training_stop = True
@@ -156,9 +164,11 @@ class MaxactCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
     def _measure(self, model: nn.Module, tokenizer: Any, step: int) -> Measurement | None:
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # that of a processor, which also knows images or sound
         try:
-            record = measure(model, tokenizer, self.corpus)
+            record = measure(model, tokenizer, self.corpus, text=self.text)
         except Exception as cause:  # a run of days must not end because it cannot be watched
-            reason = first_line(cause) if isinstance(cause, MaxactError) else f"{type(cause).__name__}: {first_line(cause)}"
+            kind = type(cause).__name__
+            told = f"{kind}: {first_line(cause)}" if self.text else kind  # a tokenizer may quote what it could not read
+            reason = first_line(cause) if isinstance(cause, MaxactError) else told
             self._tell_once(f"nothing was measured at step {step}, and training goes on", reason)
             return None
         return record.model_copy(update={"model": record.model.model_copy(update={"id": _label(step)})})

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
+import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -24,8 +24,10 @@ from torch import nn
 from pytest_maxact import adapters, hub, quantized
 from pytest_maxact.corpus import Corpus
 from pytest_maxact.demo import DEMO_NAMES, demo_folder
-from pytest_maxact.errors import CheckpointError, SettingsError, on_one_line
+from pytest_maxact.errors import CheckpointError, SettingsError, on_one_line, shortened
 from pytest_maxact.errors import first_line as _first_line
+from pytest_maxact.files import MAX_SMALL_FILE, check_folder, parse_json, read
+from pytest_maxact.gguf_header import read_numbers
 from pytest_maxact.prompts import is_processor
 from pytest_maxact.tokenizer import TOKENIZER_PATTERNS, holds_tokenizer, quiet_transformers
 
@@ -46,6 +48,12 @@ SMALL_FILES = (
 LACKING = re.compile(r"(requires (the )?|dependencies: )`?(?P<library>torchvision|PIL|Pillow)\b", re.IGNORECASE)
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 BALANCED = "balanced"  # the device that is all there are
+# Of what a config counts a library makes lists, before anything of it is checked; no model is near the limit.
+COUNTED = re.compile(r"layer|depth|block_count|expert|head|label|stage|group", re.IGNORECASE)
+MAX_COUNTED = 100_000
+MAX_NUMBER = (1 << 63) - 1  # of a config; tensors know no larger one
+MAX_SIZE = (1 << 31) - 1  # of a dimension of the model
+MAX_SHARDS = 10_000  # files of weights, usually of 5 GB each
 
 Remembered = Callable[[Sequence[Path], Callable[[Sequence[Path]], str]], str]
 
@@ -83,7 +91,7 @@ class Reference:
         if self.gguf is not None or self.base is not None:  # a config.json beside it is another checkpoint's
             return None
         try:
-            named = json.loads((self.folder / "config.json").read_bytes()).get("_name_or_path")
+            named = parse_json(read(self.folder / "config.json", MAX_SMALL_FILE).decode()).get("_name_or_path")
         except (OSError, ValueError, AttributeError):
             return None
         return named if isinstance(named, str) else None
@@ -137,16 +145,17 @@ def find(name: str, *, trust_remote_code: bool = False) -> Reference:
 
 
 def _find(name: str, trust_remote_code: bool, *, adapters_too: bool) -> Reference:
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if name in DEMO_NAMES:
         return _in_folder(demo_folder(name), name, trust_remote_code)
-    if path.is_file():
+    if os.path.isfile(path):  # false, as what follows, also where no file can have that name
         if path.suffix == ".gguf":
             return _gguf(path)
         raise CheckpointError(f"{name} is a file, and not a .gguf one: name the folder that holds config.json instead")
     if path.suffix == ".gguf":
         raise CheckpointError(f"no checkpoint {name}: there is no file {path.absolute()}")
-    if path.is_dir():
+    if os.path.isdir(path):
+        _check_folder(path, name)
         if adapters.is_adapter(path):
             _check_adapter_alone(name, {file.name for file in path.iterdir()}, adapters_too=adapters_too)
             return _adapter(path, path.resolve().name, trust_remote_code)
@@ -375,6 +384,13 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def _check_folder(folder: Path, name: str) -> None:
+    try:
+        check_folder(folder, SMALL_FILES)
+    except OSError as cause:
+        raise CheckpointError(f"{cause.filename} of checkpoint {name} cannot be read: {cause.strerror}") from None
+
+
 def _in_folder(folder: Path, name: str, trust_remote_code: bool) -> Reference:
     config = _config(folder, name, trust_remote_code)
     weights = _weights(folder, name)
@@ -438,10 +454,13 @@ def _gguf(path: Path) -> Reference:
         except ImportError:
             raise CheckpointError(f"reading {path.name} needs the library {library}: `pip install gguf accelerate`") from None
     try:
+        _check_numbers(read_numbers(path))
         with quiet_transformers():
             config = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
+        _check_sizes(config)
     except Exception as cause:  # the parser raises whatever a damaged file makes it raise
-        raise CheckpointError(f"{path} is no GGUF file that transformers can read: {type(cause).__name__}: {cause}") from None
+        reason = f"{type(cause).__name__}: {on_one_line(cause)}"
+        raise CheckpointError(f"{path} is no GGUF file that transformers can read: {reason}") from None
     return Reference(path.stem, path.parent, config, (path.name,), gguf=path.name)
 
 
@@ -499,22 +518,73 @@ def _config(folder: Path, name: str, trust_remote_code: bool) -> Any:
             f"checkpoint {name} {what} (looked in {folder.absolute()}): name the folder that save_pretrained() wrote"
         )
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw = parse_json(read(file, MAX_SMALL_FILE).decode())
+        _check_numbers(raw)
         known = raw.get("model_type") in CONFIG_MAPPING
         own_code = [] if known else sorted({str(code) for code in raw.get("auto_map", {}).values()})
-    except (OSError, UnicodeDecodeError, ValueError, AttributeError, TypeError) as cause:
-        raise CheckpointError(f"{file} is not a model's config: {cause}") from None
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as cause:
+        reason = cause.strerror if isinstance(cause, OSError) else on_one_line(cause)
+        raise CheckpointError(f"{file} is not a model's config: {reason}") from None
     if own_code and not trust_remote_code:
         raise CheckpointError(
-            f"checkpoint {name} needs Python code of its own ({', '.join(own_code)}): read that code, and where you "
-            "trust it add --maxact-trust-remote-code"
+            f"checkpoint {name} needs Python code of its own ({shortened(', '.join(own_code), 400)}): read that code, and "
+            "where you trust it add --maxact-trust-remote-code"
+        )
+    kernels = sorted({name for name in _implementations(raw) if "/" in name})
+    if kernels and not trust_remote_code:
+        raise CheckpointError(
+            f"checkpoint {name} asks for code from the Hub ({', '.join(kernels)}): remove it from {file}, or where you trust "
+            "it add --maxact-trust-remote-code"
         )
     try:
         with quiet_transformers():
-            return AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+            config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+            _check_sizes(config)
+            return config
     except Exception as cause:  # transformers raises whatever its parts raise
-        reason = str(cause).strip().splitlines()[0]
+        reason = _first_line(cause)
         raise CheckpointError(f"{file} cannot be used: {reason}; a newer transformers may know this architecture") from None
+
+
+def _implementations(config: Any) -> Iterator[str]:
+    """How attention and experts are to be computed, as a config says, or one inside it.
+
+    What transformers does not know by such a name it takes for a repository of the Hub, the code of which it runs.
+    """
+    left = [(False, config)]
+    while left:
+        named, value = left.pop()
+        if isinstance(value, dict):
+            left += [(named or "_implementation" in key, part) for key, part in value.items()]
+        elif isinstance(value, list):
+            left += [(named, part) for part in value]
+        elif named and isinstance(value, str):
+            yield value
+
+
+def _check_numbers(raw: Any) -> None:
+    """Refuse a config, as it was read, by which more would be made than there is room for."""
+    left: list[tuple[str, Any]] = [("", raw)]
+    while left:
+        key, value = left.pop()
+        if isinstance(value, dict):
+            left += value.items()
+        elif isinstance(value, list):
+            left += ((key, element) for element in value)
+        elif isinstance(value, int):
+            most = MAX_COUNTED if COUNTED.search(key) else MAX_NUMBER
+            if abs(value) > most:
+                raise ValueError(f"{shortened(key)} is {shortened(str(value))}, and at most {most:,} is taken for a model's")
+
+
+def _check_sizes(config: Any) -> None:
+    """Refuse a config whose sizes are none, among those that are used before the model itself refuses them."""
+    text = config.get_text_config(decoder=True)
+    for name in ("vocab_size", "num_hidden_layers", "hidden_size", "max_position_embeddings"):
+        value = getattr(text, name, None)
+        unlimited = name == "max_position_embeddings" and value == -1
+        if value is not None and not unlimited and not (type(value) is int and 0 < value <= MAX_SIZE):
+            raise ValueError(f"{name} is {shortened(repr(value))}, which is no size from 1 to {MAX_SIZE:,}")
 
 
 def _weights(folder: Path, name: str) -> tuple[str, ...]:
@@ -543,22 +613,26 @@ def _pickled(source: str, what: str, revision: str | None = None) -> str:
 
 def _shards(index: Path, name: str) -> tuple[str, ...]:
     try:
-        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        outside = [file for file in files if Path(file).name != file]
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, AttributeError, TypeError) as cause:
-        raise CheckpointError(f"the weight index {index} is malformed: {type(cause).__name__}: {cause}") from None
+        files = sorted(set(parse_json(read(index, MAX_SMALL_FILE).decode())["weight_map"].values()))
+        outside = [file for file in files if Path(file).name != file or file == ".."]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as cause:
+        reason = cause.strerror if isinstance(cause, OSError) else f"{type(cause).__name__}: {on_one_line(cause)}"
+        raise CheckpointError(f"the weight index {index} is malformed: {reason}") from None
     if outside or not files:
-        raise CheckpointError(
-            f"the weight index of {name} names {outside[0] if outside else 'no files'}, which is no file beside it"
-        )
+        told = shortened(outside[0], 200) if outside else "no files"
+        raise CheckpointError(f"the weight index of {name} names {told}, which is no file beside it")
+    if len(files) > MAX_SHARDS:
+        raise CheckpointError(f"the weight index of {name} names {len(files):,} files, and at most {MAX_SHARDS:,} are read")
     return tuple(files)
 
 
 def _check_safetensors(file: Path, name: str) -> None:
     from safetensors import SafetensorError, safe_open
 
-    if not file.is_file():
-        raise CheckpointError(f"checkpoint {name} lacks {file.name}, which its weight index names: copy or download it again")
+    if not os.path.isfile(file):
+        raise CheckpointError(
+            f"checkpoint {name} lacks {shortened(file.name, 200)}, which its weight index names: copy or download it again"
+        )
     try:
         with safe_open(file, framework="pt"):  # compares the header with the file's size
             pass

@@ -112,6 +112,7 @@ OPTIONS = (
     Option("explain", "show the sites of the model and the rule that found each; run no corpus", flag=True, action_only=True),
     Option("json", "write the record to FILE; of a series, the records to a folder", "FILE", action_only=True),
     Option("benchmark", "measure also what observing costs, and show it", flag=True, action_only=True),
+    Option("no-text", "leave tokens, texts, ids and categories of samples out of all that is written and shown", flag=True),
     Option("fresh", "measure anew, also what pytest's cache has kept", flag=True, action_only=True),
     Option("trust-remote-code", "allow a checkpoint that needs Python code of its own", flag=True, action_only=True),
 )

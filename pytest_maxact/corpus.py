@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_maxact.corpus_sources import HUB_PREFIX, Row, file_rows, hub_rows
-from pytest_maxact.errors import CorpusError, first_line
+from pytest_maxact.errors import CorpusError, first_line, shortened
 from pytest_maxact.generated import DIGESTS, make
 from pytest_maxact.generated.draw import Draw
 from pytest_maxact.images import ImageFile, image_file
@@ -24,6 +26,9 @@ from pytest_maxact.vocabulary import Vocabulary
 
 SMOKE_SAMPLES = 16
 PLACEHOLDER = "<image>"
+MAX_SAMPLES = 10_000_000  # a thousand times the corpora that figures are published of; they are held in memory
+MAX_LABEL = 1000  # characters of an id or category, which records repeat
+MAX_TOKEN_ID = (1 << 31) - 1  # no vocabulary is near it
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Samples in a fixed order."""
+    """Samples in a fixed order.
+
+    Where `text` is false nothing that a run writes or tells may hold what the samples hold: neither texts and tokens, nor their
+    own ids and categories, which are numbers from 0 there. The digest is the same.
+    """
 
     id: str
     samples: tuple[Sample, ...]
+    text: bool = True
 
     @property
     def digest(self) -> str:
@@ -77,13 +87,27 @@ class Corpus:
 
     @property
     def pictured(self) -> list[Sample]:
-        """The samples that have images."""
-        return [sample for sample in self.samples if sample.images]
+        """The samples that have images, under the names by which they are called."""
+        named = zip(self.samples, self.names, strict=True)
+        return [replace(sample, id=name) for sample, name in named if sample.images]
+
+    @property
+    def names(self) -> list[str]:
+        """What each sample is called in records and messages: its id, or its number."""
+        return [sample.id if self.text else str(number) for number, sample in enumerate(self.samples)]
+
+    @property
+    def labels(self) -> list[str]:
+        """What the category of each sample is called in records: itself, or its number in the order of the samples."""
+        if self.text:
+            return [sample.category for sample in self.samples]
+        numbers: dict[str, str] = {}
+        return [numbers.setdefault(sample.category, str(len(numbers))) for sample in self.samples]
 
     @property
     def categories(self) -> dict[str, int]:
-        """How many samples each category has."""
-        return dict(Counter(sample.category for sample in self.samples))
+        """How many samples each category has, by what it is called."""
+        return dict(Counter(self.labels))
 
     @property
     def drawn(self) -> bool:
@@ -143,7 +167,7 @@ def bundled() -> list[str]:
     return sorted([path.stem for path in data_folder("corpora").glob("*.jsonl")] + ["smoke", VOCABULARY, *DIGESTS])
 
 
-def load_corpus(name: str) -> Corpus:
+def load_corpus(name: str, *, text: bool = True) -> Corpus:
     """Load a bundled corpus, a file, a data set of the Hub, or several joined by `+`.
 
     Bundled are `core`; `smoke`, 16 samples of it; `images`; `diverse-5k` and `stress`, which are made at first use; and
@@ -153,6 +177,7 @@ def load_corpus(name: str) -> Corpus:
         name: a bundled name, a JSON Lines, `.txt` or `.parquet` file, or `hf:org/name` (see `corpus_sources`). A row holds
             `text` or `input_ids`, and may hold `id` and `category`. A row of JSON Lines may hold `images` beside its text:
             paths of PNG or JPEG files, relative to the corpus file and below its folder.
+        text: whether what is in it may be written and told, see `Corpus`.
 
     Raises:
         CorpusError: where the corpus is not found, or malformed (the row is named), an image is missing or broken, or an
@@ -161,17 +186,19 @@ def load_corpus(name: str) -> Corpus:
     """
     parts = [_load_one(part) for part in name.split("+")]
     if len(parts) == 1:
-        return _without_duplicates(parts[0])
+        return _without_duplicates(replace(parts[0], text=text))
     ids = Counter(part.id for part in parts)
     called = [part.id if ids[part.id] == 1 else typed for part, typed in zip(parts, name.split("+"), strict=True)]
     samples = tuple(replace(sample, corpus=own) for part, own in zip(parts, called, strict=True) for sample in part.samples)
-    return _without_duplicates(Corpus("+".join(part.id for part in parts), samples))
+    return _without_duplicates(Corpus("+".join(part.id for part in parts), samples, text))
 
 
 def _without_duplicates(corpus: Corpus) -> Corpus:
     duplicate = next((id_ for id_, times in Counter(sample.id for sample in corpus.samples).items() if times > 1), None)
     if duplicate is not None:
-        raise CorpusError(f"corpus {corpus.id} has the id {duplicate!r} more than once: give every sample its own")
+        first = [sample.id for sample in corpus.samples].index(duplicate)
+        called = shortened(repr(duplicate)) if corpus.text else f"of sample {first}"
+        raise CorpusError(f"corpus {corpus.id} has the id {called} more than once: give every sample its own")
     return corpus
 
 
@@ -184,11 +211,11 @@ def _load_one(name: str) -> Corpus:
         return Corpus(name, (Sample(name, name, draw=Draw("each", name)),))
     if name.startswith(HUB_PREFIX):
         return _corpus(name, hub_rows(name), f"corpus {name}")
-    path = data_folder("corpora") / f"{name}.jsonl" if name in bundled() else Path(name).expanduser()
-    if path.is_file():
+    path = data_folder("corpora") / f"{name}.jsonl" if name in bundled() else Path(os.path.expanduser(name))
+    if os.path.isfile(path):  # false, as what follows, also where no file can have that name
         called = path.name if path.stem == VOCABULARY else path.stem  # that name is taken
         return _corpus(called, file_rows(path), f"corpus file {path}")
-    what = "is a folder" if path.is_dir() else "was not found"
+    what = "is a folder" if os.path.isdir(path) else "is no regular file" if os.path.exists(path) else "was not found"
     raise CorpusError(
         f"corpus {name} {what} (looked at {path.absolute()}): name a JSON Lines, .txt or .parquet file, hf:org/name for a data "
         f"set of the Hub, or one of {', '.join(bundled())}"
@@ -213,7 +240,9 @@ def _generated(name: str) -> Corpus:
 
 
 def _corpus(name: str, rows: Iterable[Row], source: str) -> Corpus:
-    samples = tuple(_sample(row) for row in rows)
+    samples = tuple(_sample(row) for row in itertools.islice(rows, MAX_SAMPLES + 1))
+    if len(samples) > MAX_SAMPLES:
+        raise CorpusError(f"{source} has more than the {MAX_SAMPLES:,} samples that are read: split it")
     if not samples:
         raise CorpusError(f"{source} has no samples: give it at least one")
     return Corpus(name, samples)
@@ -226,14 +255,16 @@ def _sample(row: Row) -> Sample:
     name, category = data.get("id", row.id), data.get("category", "uncategorized")
     if not isinstance(name, str) or not isinstance(category, str):
         raise CorpusError(f'{row.place}: "id" and "category" must be strings')
+    if len(name) > MAX_LABEL or len(category) > MAX_LABEL:
+        raise CorpusError(f'{row.place}: "id" and "category" have at most {MAX_LABEL:,} characters each')
     if "text" in data:
         text = data["text"]
         if not isinstance(text, str) or not text:
             raise CorpusError(f'{row.place}: "text" must be a string that is not empty')
         return Sample(name, category, text=text, images=_images(row, text))
     ids = data["input_ids"]
-    if not isinstance(ids, list) or not ids or not all(type(token) is int and token >= 0 for token in ids):
-        raise CorpusError(f'{row.place}: "input_ids" must be a list of whole numbers from 0, not empty')
+    if not isinstance(ids, list) or not ids or not all(type(token) is int and 0 <= token <= MAX_TOKEN_ID for token in ids):
+        raise CorpusError(f'{row.place}: "input_ids" must be a list of whole numbers from 0, not empty, none beyond 2^31 - 1')
     if data.get("images"):
         raise CorpusError(f'{row.place}: "images" go with "text", not with "input_ids": only the processor knows their tokens')
     return Sample(name, category, input_ids=tuple(ids))
@@ -261,10 +292,10 @@ def check_vocabulary(corpus: Corpus, vocabulary: int) -> None:
         CorpusError: naming the first sample with an id of `vocabulary` or above.
 
     """
-    for sample in corpus.samples:
+    for sample, name in zip(corpus.samples, corpus.names, strict=True):
         if sample.input_ids is not None and max(sample.input_ids) >= vocabulary:
             raise CorpusError(
-                f"sample {sample.id} of corpus {corpus.id} holds token id {max(sample.input_ids)}, beyond the model's "
+                f"sample {name} of corpus {corpus.id} holds token id {max(sample.input_ids)}, beyond the model's "
                 f"vocabulary of {vocabulary}: use the corpus with the tokenizer it was made for"
             )
 
@@ -308,7 +339,7 @@ def tokenize(corpus: Corpus, tokenizer: Any, special_tokens: SpecialTokens, max_
         max_length: how many tokens of a sample are kept, from its beginning.
 
     Raises:
-        CorpusError: where a tokenizer or chat template is missing (see `check_tokenizer`), or a text has no tokens.
+        CorpusError: where a tokenizer or chat template is missing (see `check_tokenizer`) or breaks, or a text has no tokens.
 
     """
     check_tokenizer(corpus, tokenizer, special_tokens)
@@ -320,12 +351,24 @@ def tokenize(corpus: Corpus, tokenizer: Any, special_tokens: SpecialTokens, max_
             continue
         if sample.input_ids is not None:
             ids = sample.input_ids
-        elif special_tokens == "chat":
-            ids = chat_ids(tokenizer, sample.text or "")
         else:
-            ids = encode(sample.text, add_special_tokens=special_tokens == "tokenizer", verbose=False)["input_ids"]
+            try:
+                if special_tokens == "chat":
+                    ids = chat_ids(tokenizer, sample.text or "")
+                else:
+                    ids = encode(sample.text, add_special_tokens=special_tokens == "tokenizer", verbose=False)["input_ids"]
+            except Exception as cause:  # whatever a tokenizer's or template's files make it raise
+                reason = type(cause).__name__
+                if corpus.text:  # it may quote what it could not read
+                    reason += f": {first_line(cause)}"
+                raise CorpusError(
+                    f"sample {shortened(corpus.names[index])} of corpus {corpus.id} cannot be tokenized ({reason}): copy the "
+                    "tokenizer's files again, or remove the sample"
+                ) from None
         if not ids:
-            raise CorpusError(f"sample {sample.id} of corpus {corpus.id} has no tokens under this tokenizer: remove it")
+            raise CorpusError(
+                f"sample {corpus.names[index]} of corpus {corpus.id} has no tokens under this tokenizer: remove it"
+            )
         sequences.append(TokenSequence(index, tuple(ids[:max_length])))
     return sequences
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pytest_maxact import hub
-from pytest_maxact.errors import CorpusError, first_line
+from pytest_maxact.errors import CorpusError, first_line, on_one_line, shortened
+from pytest_maxact.files import opened, parse_json
 from pytest_maxact.tokenizer import TokenizerError, load_tokenizer_alone
 
 HUB_PREFIX = "hf:"
@@ -19,8 +22,11 @@ HUB_NAME = re.compile(rf"{HUB_PREFIX}{hub.HUB_ID.pattern}(\?(?P<settings>.*))?")
 HUB_SETTINGS = ("split", "column", "config", "tokenizer")
 # Data sets that hold token ids and do not say of which tokenizer.
 TOKENIZERS = {"Clxxxx/eval_diverse_dataset": "meta-llama/Llama-2-7b-hf"}  # that of arXiv 2605.15572
+MAX_LINE = 1 << 26  # characters: a sample of 5 million tokens
+BATCH = 64  # rows of a parquet file that are unpacked at a time
 CONTENT = ("text", "input_ids")
 LABELS = ("id", "category")
+ARCHIVES = ("zip://", "tar://", "gzip://", "bz2://", "xz://", "zstd://", "lz4://")
 
 
 class Row(NamedTuple):
@@ -61,19 +67,13 @@ def hub_rows(name: str) -> Iterator[Row]:
             token ids cannot be turned into texts.
 
     """
-    match = HUB_NAME.fullmatch(name)
-    settings = dict(part.partition("=")[::2] for part in match["settings"].split("&")) if match and match["settings"] else {}
-    if match is None or not settings.keys() <= set(HUB_SETTINGS) or "" in settings.values():
-        raise CorpusError(
-            f"corpus {name} is not written as hf:org/name@revision?split=train&column=text&config=name&tokenizer=org/name, in "
-            "which only hf:org/name is needed"
-        )
-    dataset = _load(name, match["repository"], match["revision"], settings)
+    repository, revision, settings = parse_hub_name(name)
+    dataset = _load(name, repository, revision, settings)
     hint = "say which holds the samples, with ?column=NAME"
     columns = _columns(dataset.features.arrow_schema, settings.get("column"), f"corpus {name}", hint)
     table = dataset.select_columns(list(columns))
-    rows = _table(table, columns, f"corpus {name}", f"{match['repository'].split('/')[-1]}-{dataset.split}")
-    tokenizer = settings.get("tokenizer", TOKENIZERS.get(match["repository"]))
+    rows = _table(table, columns, f"corpus {name}", f"{repository.split('/')[-1]}-{dataset.split}")
+    tokenizer = settings.get("tokenizer", TOKENIZERS.get(repository))
     if "input_ids" in columns.values():
         return rows if tokenizer is None else _decoded(rows, tokenizer, f"corpus {name}")
     if "tokenizer" in settings:
@@ -81,11 +81,43 @@ def hub_rows(name: str) -> Iterator[Row]:
     return rows
 
 
-def _lines(path: Path, encoding: str) -> list[str]:
+def parse_hub_name(name: str) -> tuple[str, str | None, dict[str, str]]:
+    """Repository, revision and settings of a data set's name as `hub_rows` takes it.
+
+    Raises:
+        CorpusError: where the name is malformed.
+
+    """
+    match = HUB_NAME.fullmatch(name)
+    pairs = [part.partition("=")[::2] for part in match["settings"].split("&")] if match and match["settings"] else []
+    settings = dict(pairs)
+    sound = settings.keys() <= set(HUB_SETTINGS) and "" not in settings.values() and len(settings) == len(pairs)
+    if match is None or not sound:
+        raise CorpusError(
+            f"corpus {name} is not written as hf:org/name@revision?split=train&column=text&config=name&tokenizer=org/name, in "
+            "which only hf:org/name is needed"
+        )
+    return match["repository"], match["revision"], settings
+
+
+def _lines(path: Path, encoding: str) -> Iterator[str]:
+    """The lines of a text file, one at a time."""
     try:
-        return path.read_text(encoding=encoding).split("\n")
-    except (OSError, UnicodeDecodeError) as cause:
-        raise CorpusError(f"corpus file {path} cannot be read as UTF-8 text: {cause}") from None
+        with io.TextIOWrapper(opened(path), encoding) as stream:
+            number = 0
+            while line := stream.readline(MAX_LINE + 1):
+                number += 1
+                if len(line) > MAX_LINE:
+                    raise CorpusError(
+                        f"corpus file {path}, line {number} has more than the {MAX_LINE:,} characters that are read"
+                    )
+                yield line.removesuffix("\n")
+    except OSError as cause:
+        raise CorpusError(f"corpus file {path} cannot be read: {cause.strerror}") from None
+    except UnicodeDecodeError as cause:
+        raise CorpusError(
+            f"corpus file {path} cannot be read as UTF-8 text: {cause.reason}, in line {number + 1} or below"
+        ) from None
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
@@ -94,10 +126,10 @@ def _json_lines(path: Path) -> Iterator[Row]:
             continue
         place = f"corpus file {path}, line {number}"
         try:
-            data = json.loads(line)
+            data = parse_json(line)
             json.dumps(data, ensure_ascii=False).encode()  # an escaped half of a surrogate pair is JSON, and no text
         except (ValueError, RecursionError) as cause:  # not only JSONDecodeError: a number can have too many digits
-            raise CorpusError(f"{place} is not JSON: {cause}") from None
+            raise CorpusError(f"{place} is not JSON: {on_one_line(cause)}") from None
         yield Row(place, f"line-{number}", data, path.parent)
 
 
@@ -118,10 +150,12 @@ def _parquet(path: Path) -> Iterator[Row]:
         with parquet.ParquetFile(path) as file:
             hint = 'name the one with the samples "text" or "input_ids", and no other so'
             columns = _columns(file.schema_arrow, None, source, hint)
-            rows = file.read(columns=list(columns)).to_pylist()
-    except (OSError, ValueError) as cause:  # pyarrow's own errors are kinds of these
+            batches = file.iter_batches(BATCH, columns=list(columns))
+            yield from _table((row for batch in batches for row in batch.to_pylist()), columns, source, path.stem)
+    except CorpusError:
+        raise
+    except Exception as cause:  # whatever a damaged file makes pyarrow raise
         raise CorpusError(f"{source} cannot be read as parquet: {first_line(cause)}") from None
-    return _table(rows, columns, source, path.stem)
 
 
 def _table(rows: Iterable[dict[str, Any]], columns: dict[str, str], source: str, name: str) -> Iterator[Row]:
@@ -178,12 +212,12 @@ def _columns(schema: Any, wanted: str | None, source: str, hint: str) -> dict[st
     chosen = [name for name in names if name == wanted] if wanted else usual or strings
     if len(chosen) != 1:
         lacks = f"no column {wanted}" if wanted else "no single column of texts"
-        raise CorpusError(f"{source} has {lacks} among {', '.join(names)}: {hint}")
+        raise CorpusError(f"{source} has {lacks} among {shortened(', '.join(names), 400)}: {hint}")
     content = kind(chosen[0])
     if content is None:
         raise CorpusError(
-            f"column {chosen[0]} of {source} holds {schema.field(chosen[0]).type}, neither strings nor lists of whole numbers: "
-            f"{hint}"
+            f"column {shortened(chosen[0])} of {source} holds {shortened(str(schema.field(chosen[0]).type))}, neither strings "
+            f"nor lists of whole numbers: {hint}"
         )
     labels = {name: name for name in LABELS if name in names and name != chosen[0] and kind(name) == "text"}
     return {chosen[0]: content, **labels}
@@ -197,7 +231,7 @@ def _load(name: str, repository: str, revision: str | None, settings: dict[str, 
         major = 0
     if major < 4:  # which would run a repository's own code
         raise _lacking(f"corpus {name}")
-    if Path(repository).exists():
+    if os.path.exists(repository):
         raise CorpusError(
             f"corpus {name} is hidden by {Path(repository).absolute()}, which the library datasets would read instead: "
             "call pytest from another folder"
@@ -208,6 +242,9 @@ def _load(name: str, repository: str, revision: str | None, settings: dict[str, 
             builder = datasets.load_dataset_builder(repository, settings.get("config"), revision=commit)
             if builder.hash != commit:  # where the Hub fails, the library takes any commit that it has
                 raise failure or CorpusError(f"corpus {name} could not be read from the Hub to the end: try again")
+            outside = file_outside(builder.config.data_files or {}, repository)
+            if outside is not None:
+                raise CorpusError(f"corpus {name} names {outside}, which is no file of its repository: name another data set")
             builder.download_and_prepare()
             splits = list(builder.info.splits)
             split = settings.get("split", "train" if "train" in splits or len(splits) != 1 else splits[0])
@@ -221,6 +258,18 @@ def _load(name: str, repository: str, revision: str | None, settings: dict[str, 
     except Exception as cause:  # the library raises whatever a repository makes it raise
         reason = " ".join(str(cause).split())[:500]
         raise CorpusError(f"corpus {name} cannot be read: {type(cause).__name__}: {reason}") from None
+
+
+def file_outside(files: Mapping[str, Sequence[str]], repository: str) -> str | None:
+    """The first of a data set's files, by split, that lies elsewhere than in its repository, or in an archive there.
+
+    A data set's card may name any path or address, and not all releases of the library mind.
+    """
+    for file in (file for of_split in files.values() for file in of_split):
+        *inner, last = file.split("::")
+        if not last.startswith(f"hf://datasets/{repository}@") or not all(part.startswith(ARCHIVES) for part in inner):
+            return file
+    return None
 
 
 def _lacking(reader: str) -> CorpusError:

@@ -1,8 +1,16 @@
 """The errors a user may meet: each message is one line that says what was wrong, where, and what to type instead."""
 
+from pytest_maxact.visible import visible
+
+LONGEST = 2000  # characters of a message: what it quotes may be anybody's, and of any length
+
 
 class MaxactError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error this package raises on purpose: one `visible` line of about `LONGEST` characters at most."""
+
+    def __str__(self) -> str:
+        said = visible(" ".join(super().__str__().splitlines()))
+        return said if len(said) <= LONGEST else f"{said[: LONGEST // 2]} … {said[-LONGEST // 2 :]}"
 
 
 class SettingsError(MaxactError):
@@ -34,11 +42,15 @@ class AnalysisError(MaxactError):
 
 
 def first_line(cause: BaseException) -> str:
-    """What an error says, cut to its first line."""
-    return next(iter(str(cause).strip().splitlines()), type(cause).__name__)
+    """What an error says, cut to the start of its first line."""
+    return shortened(visible(next(iter(str(cause).strip().splitlines()), type(cause).__name__)), 240)
 
 
 def on_one_line(cause: BaseException) -> str:
     """What an error says, of several lines too, as the start of one."""
-    said = " ".join(str(cause).split()) or type(cause).__name__
-    return said if len(said) <= 240 else f"{said[:240]}…"
+    return shortened(visible(" ".join(str(cause).split())) or type(cause).__name__, 240)
+
+
+def shortened(said: str, length: int = 80) -> str:
+    """The start of a text that may be of any length."""
+    return said if len(said) <= length else f"{said[:length]}…"

@@ -176,6 +176,7 @@ def maxact_measurement(
                 max_length=settings.max_length,
                 special_tokens=cast(Any, policy),
                 batch_tokens=settings.batch_tokens,
+                text=not settings.no_text,
                 progress=progress.tokens,
             )
 
@@ -190,6 +191,7 @@ def maxact_baseline(
     from pytest_maxact.baseline import look_up
     from pytest_maxact.session import told_in_a_line
     from pytest_maxact.settings import Settings
+    from pytest_maxact.visible import visible
 
     how = "in Python, with Baseline.of(record).save(FILE)"
     if _maxact_task is not None and isinstance(maxact_model, ModelUnderTest):
@@ -207,5 +209,5 @@ def maxact_baseline(
         pytest.skip("no baseline is wanted: --maxact-baseline=none")
     if baseline is None:
         model = maxact_measurement.model.id
-        pytest.fail(f"no baseline for {model}: looked for {stored.target}; write it {how}", pytrace=False)
+        pytest.fail(visible(f"no baseline for {model}: looked for {stored.target}; write it {how}"), pytrace=False)
     return baseline

@@ -12,9 +12,11 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from pytest_maxact.errors import CorpusError, first_line
+from pytest_maxact.errors import CorpusError, first_line, shortened
+from pytest_maxact.files import read
 
 FORMATS = ("PNG", "JPEG")
+MAX_IMAGE = 512 << 20  # bytes: a PNG of all the pixels that Pillow opens, 89 million, with nothing gained by packing
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ def image_file(folder: Path, name: object, place: str) -> ImageFile:
     """
     if not isinstance(name, str) or not name or "\0" in name or "\\" in name or not _below(name):
         raise CorpusError(
-            f'{place}: "images" holds {name!r}, and must hold paths of files below {folder.absolute()}, such as "images/a.png"'
+            f'{place}: "images" holds {shortened(repr(name))}, and must hold paths of files below {folder.absolute()}, such as '
+            '"images/a.png"'
         )
     try:
         import PIL  # noqa: F401
@@ -83,7 +86,7 @@ def _below(name: str) -> bool:
 
 def _content(path: Path, what: str) -> bytes:
     try:
-        return path.read_bytes()
+        return read(path, MAX_IMAGE)
     except OSError as cause:
         raise CorpusError(f"{what} cannot be read (looked at {path.absolute()}): {cause.strerror}") from None
 

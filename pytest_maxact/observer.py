@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ from pytest_maxact.formats import sqnr
 from pytest_maxact.record import VISION, WITH_SUN, ModalityPeak, SiteFigures
 from pytest_maxact.reducers.encoding import ENCODINGS
 from pytest_maxact.reducers.experts import ExpertTokens, chosen_experts
-from pytest_maxact.reducers.group import SiteGroup, SiteResult
+from pytest_maxact.reducers.group import GroupState, SiteGroup, SiteResult
 from pytest_maxact.reducers.kernels import Shape, choose
 from pytest_maxact.reducers.rows import NOWHERE, UNTRACED
 from pytest_maxact.reducers.samples import POSITION
@@ -31,6 +31,27 @@ from pytest_maxact.wrappers import run
 
 GROUP_SITES = 32  # reduced at once; more take memory, fewer take launches on a GPU
 QUANTILES = (0.25, 0.5, 0.75, 0.9, 0.99, 0.999, 0.9999)
+
+
+@dataclass(frozen=True)
+class State:
+    """All that an observer knows of the batches that are through.
+
+    groups: of its groups, in order. experts: of the sites that are routers, in order. tokens: int64 [n], on the host, how many
+    real tokens of each of n samples were seen.
+    """
+
+    groups: tuple[GroupState, ...]
+    experts: tuple[ExpertTokens, ...]
+    tokens: torch.Tensor
+
+    def merge(self, other: State) -> State:
+        """The state of both streams together."""
+        return State(
+            tuple(mine.merge(theirs) for mine, theirs in zip(self.groups, other.groups, strict=True)),
+            tuple(mine.merge(theirs) for mine, theirs in zip(self.experts, other.experts, strict=True)),
+            self.tokens + other.tokens,
+        )
 
 
 class Observer:
@@ -72,7 +93,12 @@ class Observer:
                 self.groups.append(group)
                 self._slots |= {placement: (group, index) for index, placement in enumerate(members)}
         self._only_with_images = {group for placement, (group, _) in self._slots.items() if placement.only_with_images}
-        self._experts: dict[Placement, ExpertTokens] = {}
+        self._experts = {
+            placement: ExpertTokens.zeros(placement.widths[0], self._slots[placement][0].device)
+            for placement in anatomy.placements
+            if placement.site.component == "router"
+        }
+        self._tokens_seen = torch.zeros(samples, dtype=torch.int64, device="cpu")
         self._reached: set[tuple[Placement, Tap]] = set()
         self._routed: dict[Placement, _Routed] = {}
         self._sent_to: dict[nn.Module, list[Placement]] = {}
@@ -91,6 +117,18 @@ class Observer:
     def notes(self) -> list[str]:
         """Why a kernel is not the fast one."""
         return sorted({kernel.note for kernel in self.kernels.values() if kernel.note is not None})
+
+    @property
+    def state(self) -> State:
+        """What is known so far. The next batch changes it in place: it is to be written or merged before."""
+        return State(tuple(group.state for group in self.groups), tuple(self._experts.values()), self._tokens_seen)
+
+    @state.setter
+    def state(self, state: State) -> None:
+        for group, known in zip(self.groups, state.groups, strict=True):
+            group.state = known
+        self._experts = dict(zip(self._experts, state.experts, strict=True))
+        self._tokens_seen = state.tokens
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
@@ -143,7 +181,43 @@ class Observer:
         for group in self.groups:
             if batch.extra or group not in self._only_with_images:
                 group.take(batch.samples)
+        self._tokens_seen = self._tokens_seen.index_add(0, batch.samples, batch.mask.sum(-1))
         self.seconds += time.perf_counter() - start
+
+    def let_go(self) -> None:
+        """Hold nothing of a batch that did not get through; what was counted of it stays in the state."""
+        nothing = _Tokens(torch.empty(0, dtype=torch.bool), torch.empty(0, dtype=torch.int64), None)
+        self._tokens = {group.device: nothing.to(group.device) for group in self.groups}
+        self._routed.clear()
+        for group in self.groups:
+            group.begin(*self._tokens[group.device])
+
+    def check(self, batches: Iterable[Batch]) -> None:
+        """Make sure that every real token of these batches was counted exactly once, at every site that has one row a token.
+
+        Raises:
+            MeasurementError: where one was not.
+
+        """
+        wanted = torch.zeros_like(self._tokens_seen)
+        for batch in batches:
+            wanted.index_add_(0, batch.samples, batch.mask.sum(-1))
+        wrong = (self._tokens_seen != wanted).nonzero()
+        if len(wrong):
+            sample = int(wrong[0])
+            raise MeasurementError(
+                f"sample {sample} was counted with {int(self._tokens_seen[sample])} tokens and has {int(wanted[sample])}: "
+                "these figures are wrong, and were thrown away; please report this"
+            )
+        for placement in self.anatomy.placements:
+            group, index = self._slots[placement]
+            if placement.once and not placement.only_with_images:
+                found, tokens = int(group.state.totals.counts[index].sum()), int(wanted.sum())
+                if found != tokens * placement.widths[0]:
+                    raise MeasurementError(
+                        f"{placement.site} counted {found} values and not {placement.widths[0]} for each of {tokens} tokens: "
+                        "these figures are wrong, and were thrown away; please report this"
+                    )
 
     def finish(self, texts: Texts) -> tuple[list[SiteFigures], Arrays]:
         """The figures of all sites, in the order in which the model ran them."""
@@ -153,7 +227,7 @@ class Observer:
             histograms=[results[placement.site].histogram for placement in self.anatomy.placements],
             hidden_peaks=np.stack([hidden[layer] for layer in sorted(hidden)]).astype(np.float32),
         )
-        experts = {placement: counts.finish() for placement, counts in self._experts.items()}
+        experts = {placement: counts.finish() for placement, counts in self._experts.items() if counts.counts.any()}
         figures = [_figures(p, results[p.site], experts.get(p), texts) for p in self.anatomy.placements]
         return figures, arrays
 
@@ -269,8 +343,7 @@ class Observer:
 
     def _count(self, placement: Placement, index: torch.Tensor) -> None:
         device = self._slots[placement][0].device
-        counts = self._experts.get(placement) or ExpertTokens.zeros(placement.widths[0], device)
-        self._experts[placement] = counts.update(index.to(device), self._tokens[device].real)
+        self._experts[placement] = self._experts[placement].update(index.to(device), self._tokens[device].real)
 
 
 class _Tokens(NamedTuple):
@@ -332,6 +405,7 @@ def _figures(placement: Placement, found: SiteResult, experts: list[int] | None,
         nan=found.nan,
         inf=found.inf,
         peak=None if found.peak is None else texts.location(found.peak),
+        fault=None if found.fault is None else texts.location(found.fault),
         mean=moments.mean,
         std=moments.std,
         rms=moments.rms,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import TypeVar
 
-from pytest_maxact.record import BaselineSite, Dominance, Peak, Site, SiteFigures, SunOutcome, Trajectory
+from pytest_maxact.record import BaselineSite, Dominance, Fault, Peak, Site, SiteFigures, SunOutcome, Trajectory
 
 BFLOAT16_STEP = 2.0**-7
 JUMP = 10.0
@@ -59,6 +59,14 @@ def peak(sites: Sequence[SiteFigures]) -> Peak | None:
         plateau=plateau(sites),
         ties=ties,
     )
+
+
+def first_fault(sites: Sequence[SiteFigures]) -> Fault | None:
+    """The first NaN or infinity over sites in execution order; None where all is finite, but for a router's -inf."""
+    for site in sites:
+        if site.fault is not None:
+            return Fault(**site.fault.model_dump(), component=site.component, layer=site.layer)
+    return None
 
 
 def dominance(sites: Sequence[SiteFigures]) -> Dominance | None:

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 
+from pytest_maxact import outcome
 from pytest_maxact.baseline import NO_BASELINE, PUBLISHED, PUBLISHED_FOLDER, Stored, look_up
 from pytest_maxact.batching import length_limit
 from pytest_maxact.benchmark import overhead
@@ -34,13 +35,15 @@ from pytest_maxact.checkpoint import (
 )
 from pytest_maxact.checks import Tolerance
 from pytest_maxact.corpus import Corpus, check_tokenizer, check_vocabulary, load_corpus
-from pytest_maxact.errors import BaselineError, CheckpointError, CorpusError, SettingsError
+from pytest_maxact.errors import BaselineError, CheckpointError, CorpusError, SettingsError, first_line
+from pytest_maxact.forwards import Progress
 from pytest_maxact.processors import ImageTextEncoder
 from pytest_maxact.prompts import SpecialTokens
 from pytest_maxact.published import models
+from pytest_maxact.ranks import Ranks
 from pytest_maxact.record import MEASUREMENT_SCHEMA, Baseline, Measurement, PolicyPeak, Site, sidecar_of
 from pytest_maxact.resources import data_folder
-from pytest_maxact.runner import Progress, measure
+from pytest_maxact.runner import measure
 from pytest_maxact.series import Member
 from pytest_maxact.settings import PREVIOUS, Settings
 from pytest_maxact.vocabulary import Vocabulary
@@ -124,6 +127,7 @@ class Plan:
             "settings": [settings.dtype, settings.max_length, settings.batch_tokens],
             "special tokens": [settings.special_tokens, *settings.compared_policies],
             "sites": list(settings.sites),
+            "text": self.corpus.text,
         }
 
     def _device_in_words(self) -> str:
@@ -142,23 +146,41 @@ class Plan:
         balanced = self.settings.device == BALANCED
         return load(self.reference, dtype=self.settings.dtype, device=self.device, balanced=balanced)
 
-    def run(self, progress: Progress | None) -> Measurement:
+    def run(self, progress: Progress | None, resume: Path | None = None, ranks: Ranks | None = None) -> Measurement:
         """Load the checkpoint and measure it, and what observing costs where that was asked for.
 
+        Args:
+            progress: as for `measure`.
+            resume: a folder in which interrupted runs keep how far they have come, one below for each policy.
+            ranks: processes that help, this one being rank 0.
+
         Raises:
-            MaxactError: where the checkpoint cannot be loaded or does not fit the corpus.
+            MaxactError: where the checkpoint cannot be loaded or does not fit the corpus, or a rank failed.
 
         """
+        if ranks is not None:  # so that all load at once
+            ranks.order({"model": self.settings.model, "corpus": self.settings.corpus, "run": None})
         checkpoint = self.load()
-        how: dict[str, Any] = {name: getattr(self.settings, name) for name in ("max_length", "batch_tokens", "special_tokens")}
-        measurement = measure(checkpoint, corpus=self.corpus, sites=self.settings.sites, progress=progress, **how)
-        measurement = beside_policies(
-            measurement,
-            self.settings.compared_policies,
-            lambda policy: measure(checkpoint, corpus=self.corpus, progress=progress, **how | {"special_tokens": policy}),
-        )
+        how: dict[str, Any] = {name: getattr(self.settings, name) for name in ("max_length", "batch_tokens")}
+
+        def measured(policy: str, sites: Sequence[str] = ()) -> Measurement:
+            kept = None if resume is None else resume / policy
+            if ranks is not None:
+                wanted = {"special_tokens": policy, "sites": list(sites), "resume": None if kept is None else str(kept)}
+                ranks.order({"model": self.settings.model, "corpus": self.settings.corpus, "run": wanted})
+            shared: dict[str, Any] = {"sites": sites, "progress": progress, "resume": kept, "ranks": ranks}
+            try:
+                return measure(checkpoint, corpus=self.corpus, special_tokens=policy, **how, **shared)  # type: ignore[arg-type]
+            except BaseException as cause:
+                if ranks is not None:
+                    ranks.fail(first_line(cause))
+                raise
+
+        measurement = measured(self.settings.special_tokens, self.settings.sites)
+        measurement = beside_policies(measurement, self.settings.compared_policies, measured)
         if not self.settings.benchmark:
             return measurement
+        how["special_tokens"] = self.settings.special_tokens
         cost = overhead(checkpoint.model, checkpoint.preprocessor(self.corpus), self.corpus, **how)
         return measurement.model_copy(update={"overhead": cost})
 
@@ -181,6 +203,7 @@ def beside_policies(
                 sample=None if peak is None else peak.sample,
                 position=None if peak is None else peak.position,
                 token=None if peak is None else peak.token,
+                first_fault=outcome.first_fault([site for site in record.sites if site.part_of_m]),
             )
         )
     return measurement.model_copy(update={"policies": found})
@@ -214,6 +237,7 @@ def plan_series(settings: Settings) -> tuple[dict[Member, Plan], list[str]]:
 
     """
     if settings.json is not None:
+        _check_plain(settings.json, "--maxact-json")
         try:
             settings.json.mkdir(exist_ok=True)
         except OSError as cause:
@@ -264,7 +288,7 @@ def corpus_of(settings: Settings) -> Corpus:
         CorpusError: where it cannot be found or read, or has fewer samples than were asked for.
 
     """
-    corpus = load_corpus(settings.corpus)
+    corpus = load_corpus(settings.corpus, text=not settings.no_text)
     return corpus if settings.samples is None else corpus.first(settings.samples)
 
 
@@ -335,6 +359,7 @@ def _not_published(reference: Reference) -> str:
 
 def _check_output(settings: Settings) -> None:
     if settings.json is not None:
+        _check_plain(settings.json, "--maxact-json")
         if not settings.json.parent.is_dir():
             raise SettingsError(f"--maxact-json={settings.json} cannot be written: there is no folder {settings.json.parent}")
         sidecar = sidecar_of(settings.json)
@@ -346,7 +371,16 @@ def _check_output(settings: Settings) -> None:
         _check_writable(sidecar, "--maxact-json")
 
 
+def _check_plain(file: Path, option: str) -> None:
+    """Refuse to write where another place is meant than the one that a path seems to name."""
+    if ".." in file.parts:
+        raise SettingsError(f"{option} cannot write {file}: there is a .. in it; give the plain path, {file.resolve()}")
+    if file.is_symlink():
+        raise SettingsError(f"{option} cannot write {file}: it is a symbolic link; remove it, or name {file.resolve()}")
+
+
 def _check_writable(file: Path, option: str) -> None:
+    _check_plain(file, option)
     folder = file.parent
     while not folder.exists():
         folder = folder.parent

@@ -10,11 +10,30 @@ import pytest
 from pytest_maxact import fixtures
 from pytest_maxact.config import ACTIONS, FOLDER, SERIES, add_options, names_a_model, names_the_suite, shared_folder
 from pytest_maxact.errors import MaxactError
+from pytest_maxact.launch import Place
+from pytest_maxact.visible import visible
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of group `maxact`."""
     add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> pytest.ExitCode | None:
+    """A rank other than 0 (of torchrun, SLURM) helps rank 0 in place of a session of its own, and is quiet."""
+    option = config.option
+    if not config.getoption("maxact_model") or option.help or option.version or option.markers:
+        return None
+    try:
+        place = Place.find()
+    except MaxactError as cause:
+        raise pytest.UsageError(str(cause)) from None
+    if place is None or place.rank == 0:
+        return None
+    from pytest_maxact.assistant import serve
+
+    return serve(config, place)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,7 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except MaxactError as cause:
         raise pytest.UsageError(str(cause)) from None
     except OSError as cause:  # a name too long for the system, a folder that may not be read
-        raise pytest.UsageError(f"{str(cause.filename)[:200]} cannot be used: {cause.strerror}") from None
+        raise pytest.UsageError(f"{visible(str(cause.filename)[:200])} cannot be used: {cause.strerror}") from None
 
 
 @pytest.hookimpl(optionalhook=True)

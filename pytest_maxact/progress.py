@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from pytest_maxact.config import shared_folder
 from pytest_maxact.record import write_atomically
+from pytest_maxact.visible import visible
 
 LINE_EVERY_SECONDS = 10.0
 LOOK_EVERY_SECONDS = 0.5
@@ -61,7 +62,7 @@ class TerminalProgress:
     """Shows what a measurement is doing; silent under `-q` and where pytest has no terminal reporter."""
 
     def __init__(self, config: pytest.Config, what: str, *, bar: bool = True) -> None:
-        self.what = what
+        self.what = visible(what)
         self.stream = _Uncaptured(config)
         reporter = self.stream.reporter
         self.shown = reporter is not None and config.get_verbosity() >= 0

@@ -49,7 +49,7 @@ def method(config: Any) -> str | None:
     found = scheme(config)
     if found is None:
         return None
-    named = found.get("quant_method") if isinstance(found, dict) else found.quant_method
+    named = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
     if named is None and isinstance(found, dict) and (found.get("load_in_8bit") or found.get("load_in_4bit")):
         named = "bitsandbytes"  # of files from before the method was written down
     return str(getattr(named, "value", named))

@@ -6,13 +6,14 @@ error that names the place. NaN and infinities, which JSON lacks, are the string
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
 import secrets
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -33,13 +34,19 @@ from pydantic import (
     model_validator,
 )
 
-from pytest_maxact.errors import BaselineError, MaxactError, MeasurementError
+from pytest_maxact.errors import BaselineError, MaxactError, MeasurementError, shortened
+from pytest_maxact.files import parse_own_json, read
 from pytest_maxact.formats import FORMATS
 from pytest_maxact.histogram import Histogram
-from pytest_maxact.sidecar import Arrays
+from pytest_maxact.sidecar import MAX_PACKED, MAX_SITES, Arrays
 
 MEASUREMENT_SCHEMA: Literal["maxact/measurement@1"] = "maxact/measurement@1"
 BASELINE_SCHEMA: Literal["maxact/baseline@1"] = "maxact/baseline@1"
+
+# Of 128 layers of 64 sites a record has 50 MB, in which up to 10,000 samples have 2, and a baseline 3.
+MAX_RECORD = 64 << 20
+MAX_BASELINE = 16 << 20
+MAX_ERRORS = 10_000  # told apart, of which the first one is shown
 
 PART_OF_M = frozenset(("embedding", "hidden", "attention", "mlp", "gate", "final_norm"))
 WITH_SUN = PART_OF_M - {"gate"}
@@ -79,6 +86,13 @@ Figure = Annotated[float, BeforeValidator(_from_word), PlainSerializer(_to_word,
 """A float64 that survives JSON, NaN and infinities included."""
 
 
+FiniteFigure = Annotated[Figure, Field(ge=0, allow_inf_nan=False)]
+"""An M: nothing ever exceeds a NaN."""
+
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+"""How many, or which one of many; what is computed from it stays within 64 bits."""
+
+
 class Record(BaseModel):
     """Base of all records: frozen, strict, no unknown fields."""
 
@@ -93,7 +107,7 @@ class Site(Record):
     """
 
     component: Component
-    layer: Annotated[int, Field(ge=0)] | None = None
+    layer: Count | None = None
 
     def __str__(self) -> str:
         return self.component if self.layer is None else f"{self.component} layer {self.layer}"
@@ -111,10 +125,10 @@ class Location(Record):
     """
 
     signed: Figure
-    feature: int
+    feature: Count
     sample: str | None = None
-    position: int | None = None
-    token_id: int | None = None
+    position: Count | None = None
+    token_id: Count | None = None
     token: str | None = None
     before: str | None = None
     after: str | None = None
@@ -128,8 +142,8 @@ class SunStatistics(Record):
     MASSIVE_RATIO. Tokens that hold a NaN or an infinity have no ratio and are left out. `std_ratio` is the population's.
     """
 
-    tokens: int
-    passing: int
+    tokens: Count
+    passing: Count
     peak_token_median: Figure
     peak_token_ratio: Figure
     max_ratio: Figure
@@ -156,13 +170,16 @@ class SiteFigures(Site):
     their quantiles and SQNR come from a histogram of values rounded to bfloat16, and their moments from values (and squares)
     rounded to 2^-44 of the row's largest, so that a `std` far below |mean| is not resolved; extremes and `top` are exact.
     `experts` are, of a router, how many tokens it sent to each; None for other sites and routers that do not tell.
+    `fault` is the first NaN or infinity, `signed` telling which: at the lowest (sample, position) that holds one, there a NaN
+    before inf and -inf, then the lowest feature. It is None where all is finite, but for a router's -inf, which keeps an expert
+    out; and in records older than this field.
     """
 
     max: Figure
     min: Figure
-    count: int
-    nan: int
-    inf: int
+    count: Count
+    nan: Count
+    inf: Count
     peak: Location | None
     mean: Figure
     std: Figure
@@ -174,7 +191,8 @@ class SiteFigures(Site):
     sun: SunFigures | None
     sqnr: dict[str, Figure]
     approximate: bool
-    experts: list[int] | None = None
+    experts: list[Count] | None = None
+    fault: Location | None = None
 
     @property
     def value(self) -> float:
@@ -189,9 +207,16 @@ class Peak(Location, Site):
     hold exactly the same value.
     """
 
-    value: Figure
-    plateau: list[int]
+    value: FiniteFigure
+    plateau: list[Count]
     ties: list[Site]
+
+
+class Fault(Location, Site):
+    """The first NaN or infinity of a run, `signed` telling which: the `fault` of the site executed first of those with one.
+
+    Whatever broke a model did so there or before: from there on NaN spread.
+    """
 
 
 class PartPeak(Record):
@@ -201,34 +226,38 @@ class PartPeak(Record):
     """
 
     corpus: str
-    samples: int
-    tokens: int
+    samples: Count
+    tokens: Count
     value: Figure
     sample: str | None
-    position: int | None
+    position: Count | None
     token: str | None
 
 
 class PolicyPeak(Record):
-    """M of the same checkpoint and corpus under one policy of special tokens, and where it stands; NaN where there is none."""
+    """M of the same checkpoint and corpus under one policy of special tokens, and where it stands; NaN where there is none.
+
+    `first_fault` is that of the sites that are part of M, None where all of them were finite.
+    """
 
     special_tokens: str
-    tokens: int
+    tokens: Count
     value: Figure
     site: Site | None
     sample: str | None
-    position: int | None
+    position: Count | None
     token: str | None
+    first_fault: Fault | None = None
 
 
 class ModalityPeak(Site):
     """max|a| over the tokens of one modality and all sites that are part of M, with the first place of it; `tokens` ran."""
 
     modality: Modality
-    tokens: int
+    tokens: Count
     value: Figure
     sample: str | None
-    position: int | None
+    position: Count | None
     token: str | None
 
 
@@ -246,7 +275,7 @@ class SunOutcome(Record):
     """
 
     passes: bool
-    layers: list[int]
+    layers: list[Count]
     margin: Figure
 
 
@@ -255,7 +284,7 @@ class Trajectory(Record):
 
     pattern: Literal["jump-and-plateau", "gradual accumulation"]
     largest_step: Figure
-    largest_step_layer: int
+    largest_step_layer: Count
 
 
 class Model(Record):
@@ -270,9 +299,9 @@ class Model(Record):
     fingerprint: str | None = None
     architecture: str
     model_type: str
-    layers: int
-    hidden_size: int
-    parameters: int
+    layers: Count
+    hidden_size: Count
+    parameters: Count
     dtype: str
     attention: str | None = None
     quantization: str | None = None
@@ -283,10 +312,10 @@ class CorpusFacts(Record):
 
     id: str
     digest: str | None
-    samples: int
-    tokens: int
-    categories: dict[str, int]
-    max_length: int | None
+    samples: Count
+    tokens: Count
+    categories: dict[str, Count]
+    max_length: Count | None
     special_tokens: str
 
 
@@ -297,9 +326,9 @@ class Environment(Record):
     torch: str
     transformers: str
     device: str
-    threads: int
-    ranks: int
-    batch_tokens: int | None
+    threads: Count
+    ranks: Count
+    batch_tokens: Count | None
     kernel: str
 
 
@@ -307,12 +336,12 @@ class Timing(Record):
     """Wall time of the forwards and their hooks, loading left out.
 
     `hook_fraction` is seconds spent observing over seconds of the rest of the forward; None on a GPU, which runs both
-    without waiting for either. `measured_at` is when it was through, in UTC by ISO 8601.
+    without waiting for either, and where ranks shared the run. `measured_at` is when it was through, in UTC by ISO 8601.
     """
 
-    seconds: float
-    tokens_per_s: float
-    hook_fraction: float | None
+    seconds: Figure
+    tokens_per_s: Figure
+    hook_fraction: Figure | None
     measured_at: str | None = None
 
 
@@ -325,14 +354,14 @@ class Overhead(Record):
     """
 
     kernel: str
-    rounds: int
-    tokens: int
-    plain_tokens_per_s: float
-    hooked_tokens_per_s: float
-    in_hook: float | None
-    wall: float
-    memory_mb: float
-    finishing_s: float
+    rounds: Count
+    tokens: Count
+    plain_tokens_per_s: Figure
+    hooked_tokens_per_s: Figure
+    in_hook: Figure | None
+    wall: Figure
+    memory_mb: Figure
+    finishing_s: Figure
 
 
 class SampleFigures(Record):
@@ -345,9 +374,9 @@ class SampleFigures(Record):
 
     id: str
     category: str | None
-    tokens: int
+    tokens: Count
     peak: Figure
-    position: int | None = None
+    position: Count | None = None
 
 
 class Sidecar(Record):
@@ -368,8 +397,8 @@ class Measurement(Record):
     """Everything one pass over the corpus found: what `measure` gives, and `save` and `load` keep as JSON.
 
     `sites` stand in the order in which the model ran them, `samples` in that of the corpus. `peak`, `dominance`, `sun` and
-    `trajectory` are None where no value was finite; `modalities` is empty without images, `parts` where one corpus
-    ran alone, `policies` where one policy of special tokens did. `notes` say in words what could not
+    `trajectory` are None where no value was finite, `first_fault` where all were; `modalities` is empty without images,
+    `parts` where one corpus ran alone, `policies` where one policy of special tokens did. `notes` say in words what could not
     be observed. `histogram` and `hidden_peaks`, float32 [layers, samples], come from arrays that are kept in a sidecar
     file when the record is saved, and with them `samples` where there are more than 10,000. M and its analysis are those of
     arXiv 2605.15572, the Sun figures those of arXiv 2402.17762.
@@ -390,7 +419,8 @@ class Measurement(Record):
     modalities: list[ModalityPeak] = []
     parts: list[PartPeak] = []
     policies: list[PolicyPeak] = []
-    sites: list[SiteFigures]
+    first_fault: Fault | None = None
+    sites: Annotated[list[SiteFigures], Field(max_length=MAX_SITES)]
     samples: list[SampleFigures]
     notes: list[str]
     timing: Timing
@@ -398,6 +428,11 @@ class Measurement(Record):
     sidecar: Sidecar | None = None
     _arrays: Arrays | None = PrivateAttr(None)
     _folder: Path | None = PrivateAttr(None)
+
+    @model_validator(mode="after")
+    def _has_each_site_once(self) -> Measurement:
+        _check_each_once(self.sites)
+        return self
 
     def __eq__(self, other: object) -> bool:
         """Whether all figures are the same, wherever the records are kept; the arrays follow from the same run."""
@@ -472,6 +507,7 @@ class Measurement(Record):
 
         """
         path, record = Path(path), self
+        refuse_link(path)  # before its arrays are written
         if self._arrays is not None or self.sidecar is not None:
             unread = self.sidecar is not None and self.sidecar.samples and not self.samples
             apart = unread or len(self.samples) > LARGE
@@ -496,7 +532,7 @@ class Measurement(Record):
                 sidecar, and that is missing or damaged.
 
         """
-        record = _load(cls, Path(path), MeasurementError, "record", MEASUREMENT_SCHEMA)
+        record = _load(cls, Path(path), MeasurementError, "record", MEASUREMENT_SCHEMA, MAX_RECORD)
         record._folder = Path(path).parent
         apart = record.sidecar is not None and record.sidecar.samples
         if apart and not samples:
@@ -505,7 +541,7 @@ class Measurement(Record):
             try:
                 found = SAMPLES.validate_json(record.arrays.samples, strict=True)
             except ValidationError as cause:
-                raise MeasurementError(f"the samples beside {path} are malformed: {cause.errors()[0]['msg']}") from None
+                raise MeasurementError(f"the samples beside {path} are malformed at {first_of(cause)}") from None
             record = record.model_copy(update={"samples": found})
         if len(record.samples) != record.corpus.samples:
             told = f"{len(record.samples):,} samples, and its corpus had {record.corpus.samples:,}"
@@ -521,8 +557,8 @@ class BaselineModel(Record):
     fingerprint: str | None = None
     architecture: str | None = None
     model_type: str | None = None
-    layers: int | None = None
-    hidden_size: int | None = None
+    layers: Count | None = None
+    hidden_size: Count | None = None
     dtype: str | None = None
 
 
@@ -531,29 +567,29 @@ class BaselineCorpus(Record):
 
     id: str
     digest: str | None = None
-    samples: int | None = None
-    tokens: int | None = None
-    max_length: int | None = None
+    samples: Count | None = None
+    tokens: Count | None = None
+    max_length: Count | None = None
     special_tokens: str | None = None
 
 
 class BaselinePeak(Site):
     """Where the baseline's M was and what token held it."""
 
-    value: Annotated[Figure, Field(ge=0, allow_inf_nan=False)]  # nothing ever exceeds a NaN
+    value: FiniteFigure
     signed: Figure
-    feature: int | None = None
+    feature: Count | None = None
     sample: str | None = None
-    position: int | None = None
+    position: Count | None = None
     token: str | None = None
-    plateau: list[int] | None = None
+    plateau: list[Count] | None = None
 
 
 class BaselinePart(Record):
     """The baseline's M over one of the corpora that were joined."""
 
     corpus: str
-    value: Annotated[Figure, Field(ge=0, allow_inf_nan=False)]
+    value: FiniteFigure
 
 
 class BaselineSite(Site):
@@ -586,7 +622,7 @@ class ToleranceOverride(Record):
     """
 
     component: Component | None = None
-    layer: Annotated[int, Field(ge=0)] | None = None
+    layer: Count | None = None
     rtol: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     waived: bool = False
     reason: Annotated[str, Field(min_length=1)]
@@ -642,7 +678,7 @@ class Baseline(Record):
     dominance: Dominance | None = None
     sun: SunOutcome | None = None
     tolerances: list[ToleranceOverride] = []
-    sites: list[BaselineSite]
+    sites: Annotated[list[BaselineSite], Field(max_length=MAX_SITES)]
 
     @model_serializer(mode="wrap")
     def _as_known(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -650,10 +686,7 @@ class Baseline(Record):
 
     @model_validator(mode="after")
     def _can_be_compared_with(self) -> Baseline:
-        places = Counter((site.component, site.layer) for site in self.sites)
-        twice = next((str(site) for site in self.sites if places[site.component, site.layer] > 1), None)
-        if twice is not None:
-            raise ValueError(f"{twice} is there more than once")
+        _check_each_once(self.sites)
         for site in self.sites:
             if site.part_of_m and not math.isfinite(site.value):  # nothing ever exceeds it
                 raise ValueError(f"{site} is not finite")
@@ -664,7 +697,7 @@ class Baseline(Record):
         """The baseline that a measurement makes, keeping given tolerances.
 
         Raises:
-            BaselineError: where the measurement holds NaN or infinities: such a model is no reference.
+            BaselineError: where the measurement holds NaN or infinities: such a model is no reference; or contradicts itself.
 
         """
         broken = [s for s in measurement.sites if s.part_of_m and (s.nan or s.inf)]
@@ -676,25 +709,28 @@ class Baseline(Record):
         peak = measurement.peak
         kept = [s for s in measurement.sites if not s.component.startswith(INPUT)]  # they follow from what was asked for
         sites = sorted(kept, key=lambda s: (s.component, -1 if s.layer is None else s.layer))
-        return cls(
-            model=BaselineModel(**{name: getattr(measurement.model, name) for name in BaselineModel.model_fields}),
-            corpus=BaselineCorpus(**{name: getattr(measurement.corpus, name) for name in BaselineCorpus.model_fields}),
-            peak=BaselinePeak(**{name: getattr(peak, name) for name in BaselinePeak.model_fields}),
-            parts=[BaselinePart(corpus=p.corpus, value=p.value) for p in measurement.parts if not math.isnan(p.value)],
-            dominance=measurement.dominance,
-            sun=measurement.sun,
-            tolerances=list(tolerances),
-            sites=[
-                BaselineSite(
-                    component=s.component,
-                    layer=s.layer,
-                    max=s.max,
-                    min=s.min,
-                    sqnr={key: round(s.sqnr[key], 4) for key in BASELINE_SQNR if key in s.sqnr},
-                )
-                for s in sites
-            ],
-        )
+        try:
+            return cls(
+                model=BaselineModel(**{name: getattr(measurement.model, name) for name in BaselineModel.model_fields}),
+                corpus=BaselineCorpus(**{name: getattr(measurement.corpus, name) for name in BaselineCorpus.model_fields}),
+                peak=BaselinePeak(**{name: getattr(peak, name) for name in BaselinePeak.model_fields}),
+                parts=[BaselinePart(corpus=p.corpus, value=p.value) for p in measurement.parts if not math.isnan(p.value)],
+                dominance=measurement.dominance,
+                sun=measurement.sun,
+                tolerances=list(tolerances),
+                sites=[
+                    BaselineSite(
+                        component=s.component,
+                        layer=s.layer,
+                        max=s.max,
+                        min=s.min,
+                        sqnr={key: round(s.sqnr[key], 4) for key in BASELINE_SQNR if key in s.sqnr},
+                    )
+                    for s in sites
+                ],
+            )
+        except ValidationError as cause:  # of a record that was read, and that no run has made
+            raise BaselineError(f"no baseline is written from {measurement.model.id}: {first_of(cause)}") from None
 
     def site(self, component: str, layer: int | None) -> BaselineSite | None:
         """The stored extremes of one site, or None where the baseline has no such site."""
@@ -721,11 +757,18 @@ class Baseline(Record):
             BaselineError: where the file is missing, is no JSON, follows a newer schema or breaks this one.
 
         """
-        return _load(cls, Path(path), BaselineError, "baseline", BASELINE_SCHEMA)
+        return _load(cls, Path(path), BaselineError, "baseline", BASELINE_SCHEMA, MAX_BASELINE)
 
 
 Figures = Measurement | Baseline
 """What is known of a model: measured just now, or stored."""
+
+
+def _check_each_once(sites: Sequence[Site]) -> None:
+    places = Counter((site.component, site.layer) for site in sites)
+    twice = next((str(site) for site in sites if places[site.component, site.layer] > 1), None)
+    if twice is not None:
+        raise ValueError(f"{shortened(twice)} is there more than once")
 
 
 def sidecar_of(path: Path) -> Path:
@@ -736,7 +779,7 @@ def sidecar_of(path: Path) -> Path:
 def _read_sidecar(path: Path, record: Measurement) -> Arrays:
     assert record.sidecar is not None
     try:
-        data = path.read_bytes()
+        data = read(path, MAX_PACKED)
     except OSError as cause:
         reason = f"{path}: {cause.strerror}"
         raise MeasurementError(f"the record's arrays cannot be read: {reason}; keep both files together") from None
@@ -750,17 +793,35 @@ def _read_sidecar(path: Path, record: Measurement) -> Arrays:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader, or an interrupted run, sees the old one or the new one, never a part. Text is UTF-8."""
+    """Write a file so that a reader, or an interrupted run, sees the old one or the new one, never a part. Text is UTF-8.
+
+    Raises:
+        OSError: where the file cannot be written, or a symbolic link stands there.
+
+    """
+    refuse_link(path)
     part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     data = content.encode() if isinstance(content, str) else content
+    opened = part.open("xb")  # a file of its own, whatever somebody may have put there, a link among it
     try:
-        with part.open("wb") as file:
+        with opened as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def refuse_link(path: Path) -> None:
+    """Make sure that no symbolic link stands where a file is to be written: who put it there may want another one changed.
+
+    Raises:
+        OSError: where there is one.
+
+    """
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "it is a symbolic link", str(path))
 
 
 def dumps(record: Record) -> str:
@@ -775,14 +836,17 @@ def dumps(record: Record) -> str:
     return "{\n" + ",\n".join(fields) + "\n}\n"
 
 
-def _load(cls: type[RecordT], path: Path, error: type[MaxactError], what: str, schema: str) -> RecordT:
+def _load(cls: type[RecordT], path: Path, error: type[MaxactError], what: str, schema: str, limit: int) -> RecordT:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        text = read(path, limit).decode()
     except FileNotFoundError:
         raise error(f"no such {what} file: {path}") from None
-    except (OSError, UnicodeDecodeError, RecursionError) as cause:
-        raise error(f"the {what} file {path} cannot be read: {cause}") from None
-    except ValueError as cause:  # JSONDecodeError, or a number of too many digits
+    except (OSError, UnicodeDecodeError) as cause:
+        reason = cause.strerror if isinstance(cause, OSError) else cause
+        raise error(f"the {what} file {path} cannot be read: {reason}") from None
+    try:
+        data = parse_own_json(text)
+    except ValueError as cause:  # not only JSONDecodeError: a number can have too many digits
         raise error(f"the {what} file {path} is not JSON: {cause}") from None
     found = data.get("schema") if isinstance(data, dict) else None
     if found != schema:
@@ -790,11 +854,18 @@ def _load(cls: type[RecordT], path: Path, error: type[MaxactError], what: str, s
         number = int(version) if version.isdecimal() and len(version) < 10 else 0
         newer = family == schema.partition("@")[0] and number > int(schema.partition("@")[2])
         advice = "; it is newer than this pytest-maxact: upgrade that" if newer else ""
-        raise error(f"the {what} file {path} has schema {found!r}, expected {schema!r}{advice}")
+        raise error(f"the {what} file {path} has schema {shortened(repr(found))}, expected {schema!r}{advice}")
     try:
         return cls.model_validate(data)
     except ValidationError as cause:
-        first = cause.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the top level"
-        place = place.encode("unicode_escape").decode("ascii")  # an unknown field may be named anything
-        raise error(f"the {what} file {path} is malformed at {place}: {first['msg']}") from None
+        raise error(f"the {what} file {path} is malformed at {first_of(cause)}") from None
+
+
+def first_of(cause: ValidationError) -> str:
+    """The first place that is malformed, and how."""
+    if cause.error_count() > MAX_ERRORS:  # to list them would take more memory than the file
+        return f"{cause.error_count():,} places"
+    first = cause.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the top level"
+    place = place.encode("unicode_escape").decode("ascii")  # an unknown field may be named anything
+    return f"{shortened(place, 200)}: {shortened(first['msg'], 300)}"

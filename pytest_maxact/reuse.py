@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_maxact.errors import MeasurementError
+from pytest_maxact.files import parse_json, read
 from pytest_maxact.record import Measurement, sidecar_of, write_atomically
 
 if TYPE_CHECKING:
@@ -20,8 +22,12 @@ if TYPE_CHECKING:
 
 KEPT = 16  # records beside those of a series; one of a large model takes some megabytes
 RECORD = "record.json"
+UNFINISHED = "unfinished"
+KEPT_UNFINISHED = 4  # runs that were never taken up again
 FINGERPRINTS = "fingerprints.json"
 REMEMBERED = 1000
+MAX_FINGERPRINTS = 1 << 20  # bytes; 1,000 of them have 134,000
+DIGEST = re.compile(r"[0-9a-f]{64}")
 UNSETTLED_NS = 2_000_000_000  # a file written again within a clock's tick looks the same
 
 
@@ -46,7 +52,7 @@ class Store:
             return None
         try:
             record = Measurement.load(self._place(conditions) / RECORD)
-            _ = record.arrays
+            _ = record.sidecar and record.arrays
         except MeasurementError:
             return None
         with contextlib.suppress(OSError):
@@ -64,11 +70,26 @@ class Store:
         with contextlib.suppress(OSError):
             place.mkdir(exist_ok=True)
             for source, target in ((sidecar_of(record), sidecar_of(place / RECORD)), (record, place / RECORD)):
-                shutil.copyfile(source, target)
+                if source.exists():  # a record need not have arrays
+                    write_atomically(target, source.read_bytes())
             os.utime(place)
-            by_age = sorted(self.folder.glob("*/"), key=lambda kept: kept.stat().st_mtime_ns)
-            for old in by_age[: -(KEPT + others)]:
-                shutil.rmtree(old, ignore_errors=True)
+            _forget([file.parent for file in self.folder.glob(f"*/{RECORD}")], KEPT + others)
+
+    def unfinished(self, name: str, *, fresh: bool) -> Path | None:
+        """Where a run of this name keeps how far it has come; `fresh` if it shall not go on from there."""
+        if self.folder is None:
+            return None
+        folder = self.folder / UNFINISHED / name
+        if fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+        others = []
+        for other in folder.parent.glob("*/"):
+            with contextlib.suppress(OSError):
+                other.rmdir()  # of a run that got through
+                continue
+            others.append(other)
+        _forget([other for other in others if other != folder], KEPT_UNFINISHED)
+        return folder
 
     def fingerprint(self, files: Sequence[Path], digest: Callable[[Sequence[Path]], str]) -> str:
         """The digest of files, read only where one has changed since it was last asked for: by size, times and inode."""
@@ -89,12 +110,20 @@ class Store:
     def _fingerprints(self) -> dict[str, str]:
         assert self.folder is not None
         try:
-            known = json.loads((self.folder / FINGERPRINTS).read_text(encoding="utf-8"))
+            known = parse_json(read(self.folder / FINGERPRINTS, MAX_FINGERPRINTS).decode())
         except (OSError, ValueError):
             return {}
-        whole = isinstance(known, dict) and all(isinstance(value, str) for value in known.values())
-        return known if whole else {}
+        values = known.values() if isinstance(known, dict) else [None]
+        return known if all(isinstance(value, str) and DIGEST.fullmatch(value) for value in values) else {}
 
     def _place(self, conditions: Mapping[str, object]) -> Path:
         assert self.folder is not None
         return self.folder / hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _forget(folders: Sequence[Path], kept: int) -> None:
+    """Remove the oldest, but for so many."""
+    with contextlib.suppress(OSError):  # another session may remove one meanwhile
+        by_age = sorted(folders, key=lambda folder: folder.stat().st_mtime_ns)
+        for old in by_age[: max(0, len(by_age) - kept)]:
+            shutil.rmtree(old, ignore_errors=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import platform
 import random
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,13 +23,15 @@ from torch import nn
 
 from pytest_maxact import outcome
 from pytest_maxact.anatomy import Anatomy, find_sites, text_config
-from pytest_maxact.batching import Batch, Texts, Work, from_batches, from_corpus
-from pytest_maxact.checkpoint import Checkpoint
+from pytest_maxact.batching import Texts, Work, from_batches, from_corpus
+from pytest_maxact.checkpoint import Checkpoint, libraries
 from pytest_maxact.corpus import Corpus, load_corpus
 from pytest_maxact.errors import MeasurementError, SettingsError
+from pytest_maxact.forwards import Forwards, Progress
 from pytest_maxact.observer import Observer
 from pytest_maxact.prompts import SpecialTokens
 from pytest_maxact.quantized import method, unpack
+from pytest_maxact.ranks import Ranks
 from pytest_maxact.record import (
     Environment,
     Measurement,
@@ -36,6 +42,7 @@ from pytest_maxact.record import (
 )
 from pytest_maxact.reducers.encoding import ENCODINGS
 from pytest_maxact.report.explain import Row, explain_lines
+from pytest_maxact.snapshot import Kept, dealt_tokens
 from pytest_maxact.wrappers import as_written, input_device, unwrapped
 
 # More tokens a forward gain nothing beyond these; less memory than they need halves them.
@@ -44,7 +51,7 @@ GPU_BATCH_TOKENS = 16384
 LEAST_BATCH_TOKENS = 512
 LINEAR_INPUTS = "+linear-inputs"
 
-Progress = Callable[[int, int], None]
+Batches = Iterable[Mapping[str, torch.Tensor]]
 
 
 def measure(
@@ -52,13 +59,16 @@ def measure(
     tokenizer: Any = None,
     corpus: str | Corpus = "core",
     *,
-    batches: Iterable[Mapping[str, torch.Tensor]] | None = None,
+    batches: Batches | None = None,
     samples: int | None = None,
     max_length: int | None = None,
     special_tokens: SpecialTokens = "none",
     batch_tokens: int | None = None,
     sites: Collection[str] = (),
+    text: bool = True,
     progress: Progress | None = None,
+    resume: Path | None = None,
+    ranks: Ranks | None = None,
 ) -> Measurement:
     """Run a corpus through a model once and record what every site held; M is that of arXiv 2605.15572.
 
@@ -77,49 +87,58 @@ def measure(
         special_tokens: what is put around a text: `none`, `tokenizer` or `chat`.
         batch_tokens: token budget of a batch, padding counted; by device and free memory where not given.
         sites: further ones that are recorded: `+linear-inputs`, what enters each linear layer of the decoder's layers.
+        text: whether the record may hold tokens, what stands around them, and the samples' own ids and categories, which are
+            numbers from 0 otherwise: for data that is private. It then has no arrays either, since from how often each value
+            occurs at `embedding` and the model's weights the tokens can be told. A corpus that was loaded without stays so.
         progress: called with the tokens done and the tokens in all, at the start and after each batch.
+        resume: a folder in which a `Checkpoint`'s run keeps how far it has come, every ten seconds, and from which the same
+            run goes on; it is removed at the end.
+        ranks: processes that share the run, this one being rank 0; all others call `assist` with the same arguments.
 
     Returns:
-        The record, with its arrays: activations are as the model computes them, SQNR in dB, times in seconds.
+        The record, with its arrays where it may hold texts: activations are as the model computes them, SQNR in dB, times in
+        seconds.
 
     Raises:
         CorpusError: where the corpus cannot be found, read, or does not fit the model.
-        SettingsError: where there are no such further sites.
+        SettingsError: where there are no such further sites, or a model in memory is to be resumed.
         AnatomyError: where the model's sites cannot be found with certainty, or it is sharded or has virtual tokens.
         MeasurementError: where a site was never reached, the activations have a dtype that cannot be judged, autocast is on,
-            batches are not as above, or there are no tokens.
+            batches are not as above, there are no tokens, memory is too short for a single sample, or a rank is lost.
 
     """
-    unknown = [name for name in sites if name != LINEAR_INPUTS]
-    if unknown:
-        raise SettingsError(f"there are no sites {unknown[0]!r} to add: there are {LINEAR_INPUTS}")
     checkpoint = model if isinstance(model, Checkpoint) else None
-    if isinstance(model, Checkpoint):
-        model, tokenizer = model.model, model.tokenizer
-    model = unwrapped(model)
-    with observing(model):
-        unpack(model)
-        anatomy = find_sites(model, linear_inputs=LINEAR_INPUTS in sites)
-        device = device_of(anatomy)
+    if resume is not None and (checkpoint is None or checkpoint.reference.fingerprint is None):
+        raise SettingsError("only a checkpoint from a file can be resumed: what a model in memory holds may have changed since")
+    if resume is not None and not text:
+        raise SettingsError("what is kept of a run that can be resumed tells its tokens: leave out resume, or text=False")
+    if resume is not None:
+        batch_tokens = batch_tokens or dealt_tokens(resume)  # by the memory that was free then
+    module = unwrapped(model.model if isinstance(model, Checkpoint) else model)
+    with observing(module):
+        source: Corpus | Batches
         if batches is None:
-            chosen = load_corpus(corpus) if isinstance(corpus, str) else corpus
-            chosen = chosen if samples is None else chosen.first(samples)
-            tokenizer = tokenizer if checkpoint is None else checkpoint.preprocessor(chosen)
-            work = deal_out(model, anatomy, tokenizer, chosen, max_length, special_tokens, batch_tokens)
+            source = load_corpus(corpus, text=text) if isinstance(corpus, str) else corpus
+            source = source if samples is None else source.first(samples)
+            source = source if text else replace(source, text=False)
+            tokenizer = tokenizer if checkpoint is None else checkpoint.preprocessor(source)
         else:
-            work = from_batches(batches, int(text_config(anatomy.core).vocab_size))
-        if anatomy.needs_whole_batches:
-            work = work.without_padding()
-        pictured = next((batch for batch in work.batches if batch.extra), None)
-        if pictured is not None:
-            anatomy = anatomy.with_images(pictured.inputs(device), linear_inputs=LINEAR_INPUTS in sites)
-        observer = Observer(anatomy, len(work.names))
-        seconds = _run(observer, work.batches, device, progress)
+            source = batches
+        run = _Run.of(module, tokenizer, source, max_length, special_tokens, batch_tokens, sites, ranks)
+        work = run.work if text else replace(run.work, text=False)
+        model_facts = _describe(run.anatomy, module, checkpoint)
+        kept = None if resume is None else Kept(resume, run.conditions(model_facts, checkpoint))
+        if ranks is not None:
+            ranks.agree_on(run.conditions(model_facts, checkpoint))
+        forwards = Forwards(run.observer, work, run.device, progress=progress, kept=kept, ranks=ranks)
+        forwards.run()
+        seconds = forwards.seconds
+    anatomy, observer, device = run.anatomy, run.observer, run.device
     texts = Texts(work, tokenizer)
     figures, arrays = observer.finish(texts)
     samples_of = _samples(work, observer)
     record = Measurement(
-        model=_describe(anatomy, model, checkpoint),
+        model=model_facts,
         corpus=work.facts,
         environment=Environment(
             python=platform.python_version(),
@@ -127,8 +146,8 @@ def measure(
             transformers=transformers.__version__,
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             threads=torch.get_num_threads(),
-            ranks=1,
-            batch_tokens=work.batch_tokens,
+            ranks=1 if ranks is None else ranks.size,
+            batch_tokens=forwards.batch_tokens,
             kernel=observer.kernel,
         ),
         peak=outcome.peak(figures),
@@ -136,6 +155,7 @@ def measure(
         sun=outcome.sun(figures),
         trajectory=outcome.trajectory(figures),
         modalities=observer.modalities(texts),
+        first_fault=outcome.first_fault(figures),
         sites=figures,
         samples=samples_of,
         parts=_parts(work, samples_of, texts),
@@ -146,15 +166,111 @@ def measure(
             *(checkpoint.notes if checkpoint else ()),
             *_slow_cpu(anatomy.core, device),
             *observer.notes,
+            *forwards.notes,
         ],
         timing=Timing(
             seconds=seconds,
             tokens_per_s=work.facts.tokens / seconds,
             measured_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            hook_fraction=None if device.type != "cpu" else observer.seconds / (seconds - observer.seconds),
+            hook_fraction=observer.seconds / (seconds - observer.seconds) if device.type == "cpu" and ranks is None else None,
         ),
     )
-    return record.with_arrays(arrays)
+    return record.with_arrays(arrays) if work.text else record  # how often values occur tells which tokens did
+
+
+def assist(
+    checkpoint: Checkpoint,
+    corpus: Corpus,
+    ranks: Ranks,
+    *,
+    max_length: int | None = None,
+    special_tokens: SpecialTokens = "none",
+    batch_tokens: int | None = None,
+    sites: Collection[str] = (),
+    resume: Path | None = None,
+) -> None:
+    """The part of any other rank in rank 0's `measure`; with its arguments, and for its errors.
+
+    Raises:
+        MeasurementError: as `measure` does, and where this rank's checkpoint, corpus or machine are not those of rank 0.
+
+    """
+    module = unwrapped(checkpoint.model)
+    with observing(module):
+        run = _Run.of(module, checkpoint.preprocessor(corpus), corpus, max_length, special_tokens, batch_tokens, sites, ranks)
+        conditions = run.conditions(_describe(run.anatomy, module, checkpoint), checkpoint)
+        ranks.agree_on(conditions)
+        kept = None if resume is None else Kept(resume, conditions, ranks.rank)
+        Forwards(run.observer, run.work, run.device, kept=kept, ranks=ranks).assist(ranks)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is about to be run."""
+
+    anatomy: Anatomy
+    work: Work
+    observer: Observer
+    device: torch.device
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        tokenizer: Any,
+        source: Corpus | Batches,
+        max_length: int | None,
+        special_tokens: SpecialTokens,
+        batch_tokens: int | None,
+        sites: Collection[str],
+        ranks: Ranks | None,
+    ) -> _Run:
+        """Of a model that is being `observing`; the arguments are as for `measure`, `source` a corpus or ready batches."""
+        unknown = [name for name in sites if name != LINEAR_INPUTS]
+        if unknown:
+            raise SettingsError(f"there are no sites {unknown[0]!r} to add: there are {LINEAR_INPUTS}")
+        unpack(model)
+        anatomy = find_sites(model, linear_inputs=LINEAR_INPUTS in sites)
+        device = device_of(anatomy)
+        if isinstance(source, Corpus):
+            batch_tokens = batch_tokens or default_batch_tokens(text_config(anatomy.core), device)
+            if ranks is not None:  # by the memory that is free, which may differ
+                batch_tokens = ranks.agree(batch_tokens)
+            work = deal_out(model, anatomy, tokenizer, source, max_length, special_tokens, batch_tokens)
+        else:
+            work = from_batches(source, int(text_config(anatomy.core).vocab_size))
+        if anatomy.needs_whole_batches:
+            work = work.without_padding()
+        pictured = next((batch for batch in work.batches if batch.extra), None)
+        if pictured is not None:
+            anatomy = anatomy.with_images(pictured.inputs(device), linear_inputs=LINEAR_INPUTS in sites)
+        return cls(anatomy, work, Observer(anatomy, len(work.names)), device)
+
+    def conditions(self, model: Model, checkpoint: Checkpoint | None) -> dict[str, str]:
+        """All that the figures follow from to the bit."""
+        batches = hashlib.sha256()
+        for batch in self.work.batches:
+            for tensor in (batch.ids, batch.mask, batch.samples):
+                batches.update(f"{tuple(tensor.shape)}".encode() + tensor.contiguous().numpy().tobytes())
+        sites = "; ".join(f"{placement.site} {placement.name} {placement.dtype}" for placement in self.anatomy.placements)
+        cuda = self.device.type == "cuda"
+        computing = [f"{name} {version(name)}" for name in ("pytest-maxact", "torch", "transformers")]
+        computing += [] if checkpoint is None else libraries(checkpoint.reference)
+        if any(batch.extra for batch in self.work.batches):
+            computing += [f"pillow {version('pillow')}", f"torchvision {find_spec('torchvision') and version('torchvision')}"]
+        return {
+            "checkpoint": f"{model.id} {model.fingerprint}",
+            "corpus": f"{self.work.facts.id} {self.work.facts.digest}",
+            "special tokens": self.work.facts.special_tokens,
+            "batches of tokens": f"{self.work.batch_tokens} {batches.hexdigest()}",
+            "dtype": model.dtype,
+            "attention": str(model.attention),
+            "sites": hashlib.sha256(sites.encode()).hexdigest(),
+            "device": torch.cuda.get_device_name(self.device) if cuda else self.device.type,
+            "threads": str(torch.get_num_threads()),
+            "kernel": self.observer.kernel,
+            "versions": ", ".join(computing),
+        }
 
 
 def explain(checkpoint: Checkpoint, *, sites: Collection[str] = ()) -> list[str]:
@@ -209,28 +325,6 @@ def _parts(work: Work, samples: Sequence[SampleFigures], texts: Texts) -> list[P
     return parts
 
 
-def _run(observer: Observer, batches: list[Batch], device: torch.device, progress: Progress | None) -> float:
-    """Seconds of the forwards and their reductions."""
-    total = sum(batch.tokens for batch in batches)
-    if not total:
-        raise MeasurementError("there is nothing to measure: the corpus has no tokens")
-    done = 0
-    start = time.perf_counter()
-    with observer.hooked():
-        if progress is not None:
-            progress(done, total)
-        for batch in batches:
-            if not batch.tokens:
-                continue
-            observer.run(batch, device)
-            done += batch.tokens
-            if progress is not None:
-                progress(done, total)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-    return time.perf_counter() - start
-
-
 def deal_out(
     model: nn.Module,
     anatomy: Anatomy,
@@ -248,7 +342,7 @@ def deal_out(
     """
     config: Any = getattr(model, "config", anatomy.core.config)
     dtype = next(parameter.dtype for parameter in model.parameters() if parameter.dtype.is_floating_point)
-    budget = batch_tokens or _batch_tokens(text_config(anatomy.core), device_of(anatomy))
+    budget = batch_tokens or default_batch_tokens(text_config(anatomy.core), device_of(anatomy))
     return from_corpus(corpus, tokenizer, config, max_length, special_tokens, budget, dtype)
 
 
@@ -293,7 +387,7 @@ def _random_states(model: nn.Module) -> Iterator[None]:
             np.random.set_state(legacy)
 
 
-def _batch_tokens(config: Any, device: torch.device) -> int:
+def default_batch_tokens(config: Any, device: torch.device) -> int:
     """A power of two, so that a little more or less free memory does not change how samples are batched."""
     if device.type == "cuda":
         budget, free = GPU_BATCH_TOKENS, torch.cuda.mem_get_info(device)[0]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import glob
 import itertools
-import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_maxact.errors import SettingsError
+from pytest_maxact.files import parse_json, read
 
 _STEP = re.compile(r"(?:step|steps|checkpoint|ckpt|iter|iteration)[-_]?(\d+)", re.IGNORECASE)
 TRAINER_STATE = "trainer_state.json"
+MAX_TRAINER_STATE = 1 << 30  # bytes: the log of several million steps
+MAX_DIGITS = 18  # of a step, which stays within 64 bits
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Member:
 
 def is_glob(name: str) -> bool:
     """Whether a name is a pattern and no path that is there."""
-    return glob.has_magic(name) and not Path(name).exists()
+    return glob.has_magic(name) and not os.path.exists(name)
 
 
 def matches(pattern: str) -> list[str]:
@@ -73,8 +76,8 @@ def step_of(model: str) -> int | None:
     """The training step of a checkpoint: as its `trainer_state.json` says, else as its name does; None where neither does."""
     state = Path(model) / TRAINER_STATE
     try:
-        step = json.loads(state.read_text(encoding="utf-8"))["global_step"]
-        if isinstance(step, int) and step >= 0:
+        step = parse_json(read(state, MAX_TRAINER_STATE).decode())["global_step"]
+        if type(step) is int and 0 <= step < 10**MAX_DIGITS:
             return step
     except (OSError, ValueError, KeyError, TypeError):
         pass  # no Trainer wrote it, or not all of it yet
@@ -84,7 +87,7 @@ def step_of(model: str) -> int | None:
 def named_step(name: str) -> int | None:
     """The training step that the last part of a name tells, as in `checkpoint-500`; None where there is none."""
     found = _STEP.findall(re.split(r"[/@]", name.rstrip("/"))[-1])
-    return int(found[-1]) if found else None
+    return int(found[-1]) if found and len(found[-1]) <= MAX_DIGITS else None
 
 
 def gaps(steps: Sequence[int]) -> list[tuple[int, int]]:
@@ -108,7 +111,7 @@ def _labels(names: Sequence[str]) -> list[str]:
 
 def _place(name: str) -> str:
     """Where a path leads; a name that is no path is itself."""
-    return str(Path(name).resolve()) if Path(name).exists() else name
+    return str(Path(name).resolve()) if os.path.exists(name) else name
 
 
 def _may_be_checkpoint(path: str) -> bool:

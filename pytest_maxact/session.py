@@ -20,19 +20,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
+from pydantic import TypeAdapter
 
 from pytest_maxact.checks import Tolerance
 from pytest_maxact.config import shared_folder
-from pytest_maxact.errors import BaselineError, MaxactError, first_line
+from pytest_maxact.errors import BaselineError, MaxactError, first_line, on_one_line
+from pytest_maxact.files import read
 from pytest_maxact.history import RECORDS, Point, recorded
 from pytest_maxact.record import Baseline, Measurement, write_atomically
 from pytest_maxact.report.terminal import Row
 from pytest_maxact.reuse import Store
 from pytest_maxact.settings import PREVIOUS
+from pytest_maxact.visible import visible
 
 if TYPE_CHECKING:
     from pytest_maxact.checkpoint import Checkpoint
     from pytest_maxact.plan import Plan
+    from pytest_maxact.ranks import Ranks
     from pytest_maxact.series import Member
     from pytest_maxact.settings import Settings
 
@@ -66,6 +70,7 @@ class Session:
         self.command = getattr(config, "workerinput", {}).get("maxact_command") or config.invocation_params.args
         self.series: list[Task] = []
         self.remarks: list[str] = []
+        self.ranks: Ranks | None = None
         self._past: list[Point] | None = None
         self._tasks: dict[str, Task] = {}
         self._read: OrderedDict[Path, Result] = OrderedDict()
@@ -134,7 +139,7 @@ class Session:
     def accept_command(self) -> str:
         """The command that makes the measurement the baseline."""
         kept = [str(argument) for argument in self.command if argument != "--maxact-update-new"]  # it excludes --maxact-update
-        return shlex.join(["pytest", *kept, "--maxact-update"])
+        return visible(shlex.join(["pytest", *kept, "--maxact-update"]))
 
 
 class Task:
@@ -242,8 +247,10 @@ class Task:
             except MaxactError as cause:
                 outcome["error"] = str(cause)
             except Exception as cause:  # whatever a model's own code raises is this result, and told with its traceback
-                said = f"measuring {self.settings.model} broke: {type(cause).__name__}: {first_line(cause)}"
-                outcome["error"] = f"{said}\n{traceback.format_exc()}"
+                said, where = f"{type(cause).__name__}: {first_line(cause)}", traceback.format_exc()
+                if self.settings.no_text:  # a tokenizer may quote what it could not read
+                    said, where = type(cause).__name__, "".join(traceback.format_tb(cause.__traceback__))
+                outcome["error"] = f"measuring {self.settings.model} broke: {said}\n{where}"
             except BaseException as cause:  # as pytest-timeout raises
                 outcome["error"] = f"measuring {self.settings.model} was cut off: {first_line(cause)}; give it more time"
                 write_atomically(self.folder / RESULT, json.dumps(outcome))
@@ -267,7 +274,10 @@ class Task:
             kept = store.load(plan.conditions()) if reusable and not self.settings.fresh else None
             if kept is None:
                 progress.stage("loading and measuring")
-            measurement = plan.run(progress.tokens) if kept is None else kept
+            # Of an interrupted run counts of values would be kept, which tell the tokens.
+            resumable = reusable and not self.settings.no_text
+            unfinished = store.unfinished(self.folder.name, fresh=self.settings.fresh) if resumable else None
+            measurement = kept or plan.run(progress.tokens, unfinished, self.session.ranks)
         measurement.save(self.folder / RECORD)
         if kept is None and reusable:
             store.save(plan.conditions(), self.folder / RECORD, others=len(self.session.series))
@@ -301,21 +311,43 @@ def told_in_a_line() -> Iterator[None]:
 
 HELD = 2  # results in memory: a checkpoint's own and its predecessor's
 RESULT, RECORD, BASELINE = "result.json", "record.json", "baseline.json"
+MAX_RESULT = 64 << 20  # bytes; its changes have a line for each site
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a task writes to its folder besides record and baseline; see `Result`."""
+
+    tolerance: Tolerance
+    changes: list[str]
+    missing: str | None
+    unwanted: str | None
+    error: str | None
+    reused: bool
 
 
 def read_result(folder: Path) -> Result | None:
     """What a task left in its folder, None where it is not through."""
     if not (folder / RESULT).exists():
         return None
-    data = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     record, baseline = folder / RECORD, folder / BASELINE
-    return Result(
-        measurement=Measurement.load(record) if record.exists() else None,
-        baseline=Baseline.load(baseline) if baseline.exists() else None,
-        tolerance=Tolerance(**data["tolerance"]),
-        changes=tuple(data["changes"]),
-        missing=data["missing"],
-        unwanted=data["unwanted"],
-        error=data["error"],
-        reused=data["reused"],
-    )
+    try:
+        written = TypeAdapter(Outcome).validate_json(read(folder / RESULT, MAX_RESULT), strict=True)
+        return Result(
+            measurement=Measurement.load(record) if record.exists() else None,
+            baseline=Baseline.load(baseline) if baseline.exists() else None,
+            tolerance=written.tolerance,
+            changes=tuple(map(visible, written.changes)),
+            missing=_told(written.missing),
+            unwanted=_told(written.unwanted),
+            error=_told(written.error),
+            reused=written.reused,
+        )
+    except (OSError, ValueError, MaxactError) as cause:
+        error = f"what was measured cannot be read from {folder}, where it was just written: {on_one_line(cause)}"
+        return Result(measurement=None, baseline=None, tolerance=Tolerance(), error=error)
+
+
+def _told(text: str | None) -> str | None:
+    """What is shown of a task's outcome, of an error all its lines: names, and what a library raised, may hold anything."""
+    return None if text is None else "\n".join(map(visible, text.split("\n")))

@@ -55,6 +55,7 @@ class Settings:
     explain: bool
     json: Path | None
     benchmark: bool
+    no_text: bool
     fresh: bool
     trust_remote_code: bool
 
@@ -96,7 +97,7 @@ class Settings:
             dtype=raw["dtype"],
             device=raw["device"],
             baseline=raw["baseline"],
-            baselines=home / Path(folder).expanduser(),
+            baselines=home / os.path.expanduser(folder),
             update=bool(raw["update"]),
             update_new=bool(raw["update_new"]),
             rtol=_positive(raw, "rtol") or 0.0,
@@ -110,8 +111,9 @@ class Settings:
             suite=raw["suite"],
             sites=tuple(dict.fromkeys(raw["sites"] or ())),
             explain=bool(raw["explain"]),
-            json=None if raw["json"] is None else here / Path(raw["json"]).expanduser(),
+            json=None if raw["json"] is None else here / os.path.expanduser(raw["json"]),
             benchmark=bool(raw["benchmark"]),
+            no_text=bool(raw["no_text"]),
             fresh=bool(raw["fresh"]),
             trust_remote_code=bool(raw["trust_remote_code"]),
         )
@@ -140,12 +142,14 @@ def located(folder: Path, name: str) -> str:
 
     A baseline file need not be there yet; several corpora may be joined by `+`; what is shipped goes by its name.
     """
-    path = folder / Path(name).expanduser()
+    path = folder / os.path.expanduser(name)
     if name.endswith(".json"):
         return str(path)
-    parts = [name] if path.exists() else name.split("+")
+    parts = [name] if os.path.exists(path) else name.split("+")
     shipped = {*DEMO_NAMES, *bundled()}
-    return "+".join(str(folder / part) if part not in shipped and part and (folder / part).exists() else part for part in parts)
+    return "+".join(
+        str(folder / part) if part not in shipped and part and os.path.exists(folder / part) else part for part in parts
+    )
 
 
 def _given(config: pytest.Config, option: Option) -> Any:
@@ -169,9 +173,9 @@ def _given(config: pytest.Config, option: Option) -> Any:
 
 
 def _located_or_pattern(folder: Path, name: str) -> str:
-    if not is_glob(name) or (folder / name).exists():
+    if not is_glob(name) or os.path.exists(folder / name):
         return located(folder, name)
-    return os.path.join(glob.escape(str(folder)), Path(name).expanduser())
+    return os.path.join(glob.escape(str(folder)), os.path.expanduser(name))
 
 
 def _whole(raw: dict[str, Any], name: str) -> int | None:

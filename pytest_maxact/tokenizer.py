@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pytest_maxact import hub
 from pytest_maxact.errors import on_one_line
+from pytest_maxact.files import check_folder
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")  # any of them is a sign of one
 # All that a tokenizer may be made of, besides the model's config.
@@ -32,6 +34,10 @@ def load_tokenizer_alone(name: str) -> Any:
     from transformers import AutoTokenizer
 
     folder = _folder(name)
+    try:
+        check_folder(folder, (*TOKENIZER_PATTERNS, "config.json"))
+    except OSError as cause:
+        raise TokenizerError(f"{cause.filename} cannot be read: {cause.strerror}") from None
     if not holds_tokenizer(folder):
         raise TokenizerError(f"it has none of {', '.join(TOKENIZER_FILES)}")
     try:
@@ -44,8 +50,8 @@ def load_tokenizer_alone(name: str) -> Any:
 
 
 def _folder(name: str) -> Path:
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(name))
+    if os.path.isdir(path):
         return path
     match = hub.HUB_ID.fullmatch(name)
     if match is None:

@@ -20,6 +20,7 @@ from pytest_maxact.histogram import Floats
 from pytest_maxact.outcome import BFLOAT16_STEP
 from pytest_maxact.proportion import in_proportion
 from pytest_maxact.record import VOCABULARY, Measurement, SampleFigures
+from pytest_maxact.visible import visible
 from pytest_maxact.wording import number
 
 CONFIDENCE = 0.95
@@ -270,7 +271,7 @@ def describe(measurement: Measurement) -> list[str]:
             f"{share:.1%} of the samples peak at position 0, where a causal decoder sees the first token alone: first tokens "
             "that no sample begins with may hold more, and nothing here can tell"
         )
-    return lines
+    return [visible(line) for line in lines]  # a corpus may be named anything
 
 
 def _judged(measurement: Measurement) -> dict[str, list[SampleFigures]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from pytest_maxact.record import Location
+from pytest_maxact.record import Fault, Location, Site
+from pytest_maxact.visible import visible
 
 
 def number(value: float) -> str:
@@ -19,7 +20,7 @@ def number(value: float) -> str:
 
 def ratio(value: float, reference: float) -> str:
     """How often one figure is the other, as in "1.27x"."""
-    if math.isnan(value):
+    if math.isnan(value) or math.isnan(reference):
         return "no ratio"
     if not reference:
         return "from 0"
@@ -38,11 +39,13 @@ def token_in_context(place: Location) -> str:
         return "rows of this site cannot be traced to tokens"
     where = f"position {place.position} of sample {visible(place.sample)}"
     if place.token is None:
-        return f"token id {place.token_id} at {where}"
+        return where if place.token_id is None else f"token id {place.token_id} at {where}"
     text = f"{visible(place.before or '')}[{visible(place.token)}]{visible(place.after or '')}"
     return f"token '{visible(place.token)}' at {where}: {text}"
 
 
-def visible(text: str) -> str:
-    """Text on one line: line ends, tabs and other unprintable characters as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+def first_fault(fault: Fault) -> str:
+    """The first value that is not finite, its site and token."""
+    kind = "NaN" if math.isnan(fault.signed) else str(fault.signed)
+    site = str(Site(component=fault.component, layer=fault.layer))
+    return f"first {kind}: {site}, feature {fault.feature}, {token_in_context(fault)}"

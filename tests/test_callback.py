@@ -175,6 +175,16 @@ def test_another_folder_and_the_last_step(run: Run, corpus: Corpus, tmp_path: Pa
     assert not (run.folder / "maxact").exists()
 
 
+def test_records_hold_no_text_where_none_is_wanted(run: Run, corpus: Corpus) -> None:
+    run.trainer(MaxactCallback(every=100, corpus=corpus, text=False), max_steps=1).train()
+    for file in (run.folder / "maxact").iterdir():
+        record = Measurement.load(file)
+        assert record.peak is not None
+        assert (record.peak.token, record.peak.token_id) == (None, None)
+        assert [sample.id for sample in record.samples] == ["0", "1"]
+    assert {file.name for file in (run.folder / "maxact").iterdir()} == {"checkpoint-0.json", "checkpoint-1.json"}
+
+
 def test_the_figures_are_those_of_the_record(run: Run, corpus: Corpus) -> None:
     trainer = run.trainer(MaxactCallback(every=100, corpus=corpus), max_steps=2)
     trainer.train()
@@ -291,6 +301,7 @@ def test_figures_that_are_not_finite_are_counted_and_not_logged(
     trainer.train()
     assert trainer.state.global_step == 2
     assert words(told)[0].startswith("maxact: step 2: no site holds a finite value")
+    assert words(told)[1].startswith("maxact: step 2: first NaN: embedding, feature 0, token '")
     last = [entry for entry in trainer.state.log_history if "maxact/seconds" in entry][-1]
     assert last["maxact/nonfinite"] > 0
     assert not {"maxact/M", "maxact/hidden", "maxact/growth"} & last.keys()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -21,9 +22,11 @@ from pytest_maxact.checkpoint import find, load
 from pytest_maxact.errors import MaxactError
 from pytest_maxact.plan import Plan
 from pytest_maxact.record import Baseline, Location, Measurement, Overhead, ToleranceOverride
+from pytest_maxact.report.standing import standing
 from pytest_maxact.report.terminal import summary
 from pytest_maxact.runner import measure
 from pytest_maxact.settings import Settings
+from pytest_maxact.validity import describe
 
 ALL = ["finite", "maximum", "location", "dominance", "sun", "profile"]
 WITH_BASELINE = ALL[1:]
@@ -738,11 +741,65 @@ def test_a_model_of_nan_is_red_and_is_made_no_baseline(project: Project, copy: C
     before = project.stored.read_bytes()
     found = project.outcomes(f"--maxact-model={broken}", f"--maxact-baseline={project.stored}")
     assert {"finite", "profile"} <= set(found["failed"])
-    assert "the first to be run is mlp layer 1" in project.last.texts["maxact::finite"]
+    told = "hold NaN or infinities; first NaN: mlp layer 1, feature 0, token 'T' at position 0 of sample a: [T]he first sample"
+    assert told in project.last.texts["maxact::finite"]
     result = project.pytest(f"--maxact-model={broken}", f"--maxact-baseline={project.stored}", "--maxact-update")
     assert result.ret == 1
     assert any("no baseline is written from broken" in text for text in project.last.texts.values())
     assert project.stored.read_bytes() == before
+
+
+@pytest.fixture
+def all_nan(copy: Callable[[str], Path]) -> Path:
+    """A copy of the checkpoint whose every activation is NaN."""
+    broken = copy("broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["embed_tokens.weight"].fill_(float("nan"))
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    return broken
+
+
+def test_a_model_of_nothing_but_nan_is_told_so_in_a_line_by_each_check_and_report(project: Project, all_nan: Path) -> None:
+    project.baseline()
+    formats = ["--maxact-format=float16", "--maxact-format=int8", "--maxact-ceiling=5", "--maxact-two-sided"]
+    written = ["--maxact-json=r.json", "--junitxml=j.xml"]
+    found = project.outcomes(f"--maxact-model={all_nan}", f"--maxact-baseline={project.stored}", *formats, *written)
+    assert found == {"failed": [*ALL, "headroom"]}
+    first = "first NaN: embedding, feature 0, token 'T' at position 0 of sample a: [T]he first sample of thre"
+    said = {name: project.last.texts[f"maxact::{name}"].splitlines()[0] for name in found["failed"]}
+    assert said["finite"] == f"14 of 14 sites hold NaN or infinities; {first}"
+    assert said["maximum"] == said["location"] == "no site holds a finite value, so there is no M"
+    assert said["dominance"] == "no two components hold finite values"
+    assert said["sun"] == "no token could be judged: every one holds NaN or infinities"
+    assert said["profile"].startswith("14 of 14 sites left their baselines; the first is embedding")
+    assert said["headroom"].startswith("SQNR fell by more than 1 dB in 28 of 28 figures; the first is embedding")
+    assert "Traceback" not in "".join(project.last.texts.values())
+    record = Measurement.load(project.folder / "r.json")
+    assert record.peak is None
+    assert all(math.isnan(sample.peak) for sample in record.samples)
+    lines = [line.strip() for line in summary(record, None)]
+    assert "no site holds a finite value: there is no M" in lines
+    assert f"32,240 of 32,240 values are NaN or infinities; {first}" in " ".join(lines)
+    assert describe(record) == [
+        "saturation unknown: fewer than four samples hold a finite value",
+        "3 of 3 samples hold no finite value and are left out",
+    ]
+    assert standing(record) is None
+    assert f'name="maxact.first_fault" value="{first}' in (project.folder / "j.xml").read_text(encoding="utf-8")
+
+
+def test_one_checkpoint_of_nan_in_a_series_is_red_and_the_next_one_is_judged_by_those_before(
+    project: Project, all_nan: Path, copy: Callable[[str], Path]
+) -> None:
+    models = [f"--maxact-model={folder}" for folder in (project.checkpoint, all_nan, copy("third"))]
+    found = project.outcomes(*models)
+    assert found["failed"] == ["broken::finite", "broken::growth"]
+    assert project.last.texts["maxact::broken::growth"] == "no site holds a finite value, so there is no M"
+    assert {"third::finite", "third::growth"} <= set(found["passed"])
+    result = project.pytest(*models)
+    result.stdout.re_match_lines(
+        [r"tiny .*12\.00 +final_norm", "broken +no site holds a finite value", r"third .* no ratio +final"]
+    )
 
 
 def test_an_interrupt_while_measuring_leaves_nothing_behind(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

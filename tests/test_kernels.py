@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pytest_maxact.reducers import kernels
 from pytest_maxact.reducers.encoding import ENCODINGS
 from pytest_maxact.reducers.kernels import Kernel, Shape, choose, eager
-from pytest_maxact.reducers.rows import NOWHERE, PATTERNS, TOP, Rows, Totals
+from pytest_maxact.reducers.rows import FAULTLESS, FEATURE_BITS, NOWHERE, PATTERNS, TOP, Rows, Totals
 
 INTEGERS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
 SIXTEEN_BITS = [torch.bfloat16, torch.float16]
@@ -85,6 +85,7 @@ def owed(rows: Rows) -> dict[str, Any]:
         "largest": largest,
         "spot": {row: int(rows.spot[row]) for row in real if largest[row] == best >= 0},
         "median": None if rows.median is None else rows.median.tolist(),
+        "fault": rows.fault.tolist(),
         "counts": {pattern: int(added[pattern]) for pattern in added.nonzero().squeeze(-1).tolist()},
     }
     if rows.wide is None:
@@ -145,13 +146,18 @@ def rounded_sums(values: Sequence[float]) -> list[float]:
     return [math.ldexp(total, e - 44), math.ldexp(absolute, e - 44), math.ldexp(squares, 2 * e - 43)]
 
 
+def kind_of(value: float) -> int:
+    """What comes first of values that are not finite."""
+    return 0 if math.isnan(value) else 1 if value > 0 else 2
+
+
 def expected(activations: torch.Tensor, real: Sequence[bool], *, median: bool = True) -> dict[str, Any]:
     """What `owed` must be."""
     dtype, width = activations.dtype, activations.shape[-1]
     patterns = bits_of(activations).reshape(-1, width).tolist()
     rows = list(zip(patterns, activations.to(torch.float64).reshape(-1, width).tolist(), real, strict=True))
     mask = (1 << (8 * dtype.itemsize - 1)) - 1
-    largest, medians, spots = [], [], []
+    largest, medians, spots, faults = [], [], [], []
     counts: Counter[int] = Counter()
     figures: dict[str, Any] = {"high": [], "low": [], "nan": [], "inf": [], "sums": [], "top": []}
     for bits, values, is_real in rows:
@@ -161,6 +167,8 @@ def expected(activations: torch.Tensor, real: Sequence[bool], *, median: bool = 
         spots.append(-1 if peak is None else 2 * peak + (bits[peak] < 0))
         middle = sorted(range(width), key=lambda feature: abs(values[feature]))[(width - 1) // 2]
         medians.append(bits[middle] & mask if len(finite) == width else -1)
+        broken = [feature for feature, value in enumerate(values) if is_real and not math.isfinite(value)]
+        faults.append(min((kind_of(values[feature]) << FEATURE_BITS | feature for feature in broken), default=FAULTLESS))
         if not is_real:
             continue
         for pattern, value in zip(bits, values, strict=True):
@@ -181,6 +189,7 @@ def expected(activations: torch.Tensor, real: Sequence[bool], *, median: bool = 
         "largest": largest,
         "spot": {row: spot for row, spot in enumerate(spots) if largest[row] == best >= 0},
         "median": medians if median else None,
+        "fault": faults,
         "counts": dict(sorted(counts.items())),
     }
     return found | figures if dtype == torch.float32 else found

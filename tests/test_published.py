@@ -382,8 +382,11 @@ def row(component: str, layer: int | None, largest: float, **sun: float) -> dict
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
+    return written_source(tmp_path / "source")
+
+
+def written_source(folder: Path) -> Path:
     """Figures of one small checkpoint of two layers, in the authors' form."""
-    folder = tmp_path / "source"
     (folder / "checkpoints").mkdir(parents=True)
     summary_row = {
         "name": "tiny",

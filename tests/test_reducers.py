@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from pytest_maxact.record import Component, Site, SunFigures
 from pytest_maxact.reducers.encoding import ENCODINGS
 from pytest_maxact.reducers.exact import ExactSum
+from pytest_maxact.reducers.faults import Faults
 from pytest_maxact.reducers.group import SiteGroup, SiteResult
 from pytest_maxact.reducers.kernels import eager
 from pytest_maxact.reducers.peak import PeakAt, Peaks
@@ -35,6 +36,7 @@ from tests.test_kernels import (
     every_kernel,
     heavy_tailed,
     histogram_pattern,
+    kind_of,
     octave,
     pools,
     scan_of,
@@ -190,6 +192,22 @@ def expected_peak(stream: Stream, site: int) -> PeakAt | None:
     return PeakAt(0.0 - negated, sample, position, feature)  # a peak of zero has no sign
 
 
+def expected_fault(stream: Stream, site: int, *, traced: bool = True) -> PeakAt | None:
+    """Of the first token with one the first value that is not finite, NaN before others; a router's -inf is none."""
+    router = stream.sites[site].component == "router"
+    found = [
+        (place if traced else (), kind_of(value), feature)
+        for place, row in values_of(stream, site)
+        for feature, value in enumerate(row)
+        if not math.isfinite(value) and not (router and value == -math.inf)
+    ]
+    if not found:
+        return None
+    place, kind, feature = min(found)
+    sample, position = place or (None, None)
+    return PeakAt([math.nan, math.inf, -math.inf][kind], sample, position, feature)
+
+
 def assert_moments(result: SiteResult, stream: Stream, site: int) -> None:
     """16-bit ones to the bit; float32 ones as near as the rounding of summands allows."""
     values = [Fraction(value) for value in finite_values(stream, site)]
@@ -302,6 +320,7 @@ def assert_result(result: SiteResult, stream: Stream, site: int) -> None:
     extremes = (max(finite) + 0.0, min(finite) + 0.0) if finite else (None, None)
     assert repr((result.high, result.low)) == repr(extremes)
     assert repr(result.peak) == repr(expected_peak(stream, site))
+    assert repr(result.fault) == repr(expected_fault(stream, site))
     top = sorted((value + 0.0 for value in finite), key=lambda value: (-abs(value), -value))[:TOP]
     assert repr(result.top) == repr(top)
     assert_moments(result, stream, site)
@@ -606,6 +625,7 @@ class States:
     """What reducers hold, `samples` aside, whose batches are whole samples."""
 
     peaks: Peaks
+    faults: Faults
     sun: Sun
     wide: WideState | None
 
@@ -614,24 +634,25 @@ class States:
         """Nothing seen yet."""
         sites = len(stream.sites)
         wide = WideState.zeros(sites, CPU) if stream.dtype == torch.float32 else None
-        return cls(Peaks.zeros(sites, CPU), Sun.zeros(sites, CPU), wide)
+        return cls(Peaks.zeros(sites, CPU), Faults.zeros(sites, CPU), Sun.zeros(sites, CPU), wide)
 
     def update(self, rows: Rows) -> States:
         """The states after these rows too."""
         wide = None if self.wide is None else self.wide.update(rows)
-        return States(self.peaks.update(rows), self.sun.update(rows), wide)
+        faults = self.faults.update(rows, torch.arange(len(rows.fault)) % 2 > 0)  # every other site is taken for a router
+        return States(self.peaks.update(rows), faults, self.sun.update(rows), wide)
 
     def merge(self, other: States) -> States:
         """The states of both."""
         wide = None if self.wide is None or other.wide is None else self.wide.merge(other.wide)
-        return States(self.peaks.merge(other.peaks), self.sun.merge(other.sun), wide)
+        return States(self.peaks.merge(other.peaks), self.faults.merge(other.faults), self.sun.merge(other.sun), wide)
 
     def finish(self, stream: Stream) -> str:
         """All results with every bit; `stream` is everything they saw."""
         counts = [len(finite_values(stream, site)) for site in range(len(stream.sites))]
         no_top = torch.full((len(stream.sites), TOP), -1)  # kernels keep it, in totals that states know nothing of
         wide = None if self.wide is None else self.wide.finish(counts, no_top)
-        return repr((self.peaks.finish(ENCODINGS[stream.dtype]), self.sun.finish(), wide))
+        return repr((self.peaks.finish(ENCODINGS[stream.dtype]), self.faults.finish(), self.sun.finish(), wide))
 
 
 @settings(deadline=None, max_examples=150)
@@ -795,6 +816,7 @@ def test_rows_in_several_calls_give_what_one_call_gives(dtype: torch.dtype, data
     [result] = several.finish()
     expected = expected_peak(stream, 0)
     assert result.peak == expected
+    assert repr(result.fault) == repr(expected_fault(stream, 0))
     assert_sample_peaks(several, stream)
 
 
@@ -809,6 +831,7 @@ def test_rows_of_no_known_token_have_a_peak_without_a_place_whatever_their_order
     group = in_calls(stream, [part for part in cut(order, data) if part], traced=False)
     assert everything(group) == everything(in_calls(stream, [range(len(order))], traced=False))
     [result] = group.finish()
+    assert repr(result.fault) == repr(expected_fault(stream, 0, traced=False))
     finite = finite_values(stream, 0)
     assert group.sample_peaks().tolist() == [-1] * stream.samples
     assert group.sample_places().tolist() == [NOWHERE] * stream.samples

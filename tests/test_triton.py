@@ -83,7 +83,7 @@ def rows_for(dtype: torch.dtype, real: torch.Tensor, *, median: bool) -> Rows:
 
 def figures(rows: Rows) -> dict[str, torch.Tensor]:
     """All that a kernel fills in; sums as their bits."""
-    found = {"largest": rows.largest, "spot": rows.spot, "counts": rows.counts}
+    found = {"largest": rows.largest, "spot": rows.spot, "fault": rows.fault, "counts": rows.counts}
     if rows.median is not None:
         found["median"] = rows.median
     return found | (vars(rows.wide) | {"sums": rows.wide.sums.view(torch.int64)} if rows.wide else {})
@@ -358,7 +358,7 @@ for case in sys.argv[1:]:
     encoding = ENCODINGS[getattr(torch, name)]
     integer = f"*i{encoding.bits}"
     wide = ["*fp32", "*fp32", "*i32", "*i32", "*fp64"] if encoding.bits == 32 else [None] * 5
-    types = [integer, "*i1", integer, "*i32", integer if median == "True" else None, "*i64", *wide, "i32"]
+    types = [integer, "*i1", integer, "*i32", "*i32", integer if median == "True" else None, "*i64", *wide, "i32"]
     parameters = triton._parameters(int(width), encoding)
     constants = {key: value for key, value in parameters.items() if key.isupper()}
     signature = dict(zip(triton._scan.arg_names, types + ["constexpr"] * len(constants), strict=True))

@@ -48,7 +48,10 @@ def _pairs(index: torch.Tensor, order: Order, experts: int) -> torch.Tensor:
 
 
 def find_order(tap: Tap, experts: Any, gates: torch.Tensor, calls: Sequence[Call]) -> Order | None:
-    """The order of the gates [n, w] that a tap saw, confirmed by what the experts' weights make of their tokens; else None."""
+    """The order of the gates [n, w] that a tap saw, confirmed by what the experts' weights make of their tokens; else None.
+
+    NaN and infinities must be where the weights make some, and confirm nothing by themselves.
+    """
     index, weights = index_of(calls), getattr(experts, "gate_up_proj", None)
     hidden = calls[0].input if calls else None
     if index is None or hidden is None or not isinstance(weights, nn.Parameter) or weights.dtype != gates.dtype:
@@ -65,10 +68,14 @@ def find_order(tap: Tap, experts: Any, gates: torch.Tensor, calls: Sequence[Call
             rows.append(row if bias is None else row + bias[expert])
     features: Features = "even" if getattr(experts, "is_concatenated", True) is False else "first half"
     expected = Tap(experts, "", features=features, layout=(0,)).flat(torch.stack(rows)).float()
-    scale = expected.abs().max().clamp(min=1e-30)
     chooses = hasattr(experts, "has_bias")  # experts that do not choose an implementation by the config loop
     order = ORDERS.get(experts.config._experts_implementation) if chooses else LOOP
     if order is None:
         return None
-    agrees = ((gates.float() - expected[_pairs(index, order, len(weights))]).abs() <= 0.02 * scale).all()
+    gates, expected = gates.float(), expected[_pairs(index, order, len(weights))]
+    finite = gates.isfinite()  # of a broken expert the others still tell
+    if not bool(finite.any()) or not torch.equal(finite, expected.isfinite()):
+        return None
+    gates, expected = gates[finite], expected[finite]
+    agrees = ((gates - expected).abs() <= 0.02 * expected.abs().max().clamp(min=1e-30)).all()
     return order if bool(agrees) else None

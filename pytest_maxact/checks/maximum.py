@@ -5,7 +5,7 @@ from __future__ import annotations
 from pytest_maxact.checks.conditions import shared
 from pytest_maxact.checks.verdict import Tolerance, Verdict
 from pytest_maxact.record import Baseline, Measurement, Site
-from pytest_maxact.wording import number, ratio, token_in_context, visible
+from pytest_maxact.wording import number, ratio, token_in_context
 
 NAME = "maximum"
 NEEDS_BASELINE = False  # a ceiling needs none
@@ -43,8 +43,8 @@ def check(measurement: Measurement, baseline: Baseline | None, tolerance: Tolera
                 remark = f"{part.corpus} alone {number(part.value)}, {ratio(part.value, reference)} its {number(reference)}"
                 if tolerance.exceeded(part.value, reference, rtol):
                     problems.append(f"{remark}, {limit}")
-                    token = "" if part.token is None else f"token '{visible(part.token)}' "
-                    details.append(f"{part.corpus}: {token}at position {part.position} of sample {visible(part.sample or '')}")
+                    token = "" if part.token is None else f"token '{part.token}' "
+                    details.append(f"{part.corpus}: {token}at position {part.position} of sample {part.sample}")
                 else:
                     remarks.append(remark)
     if not problems and not remarks:

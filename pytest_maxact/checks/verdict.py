@@ -10,6 +10,7 @@ from typing import Literal
 from pytest_maxact.errors import SettingsError
 from pytest_maxact.formats import FORMATS
 from pytest_maxact.record import Baseline, Site, ToleranceOverride
+from pytest_maxact.visible import visible
 
 Outcome = Literal["passed", "failed", "skipped"]
 
@@ -75,6 +76,7 @@ class Verdict:
 
     `summary` is one line; `details` are further lines of a failure; `value` is the one figure that was judged, where
     there is one: M of `maximum`, the ratio of `dominance`, the margin of `sun`, M over the predecessor's of `growth`.
+    Names and texts in summary and details are `visible`, since all of it is there to be shown.
     """
 
     check: str
@@ -82,6 +84,11 @@ class Verdict:
     summary: str
     details: tuple[str, ...] = ()
     value: float | None = None
+
+    def __post_init__(self) -> None:
+        """Keep what a corpus or a baseline calls itself from doing anything to a terminal."""
+        object.__setattr__(self, "summary", visible(self.summary))
+        object.__setattr__(self, "details", tuple(map(visible, self.details)))
 
     @property
     def failed(self) -> bool:

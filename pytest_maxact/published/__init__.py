@@ -13,8 +13,8 @@ from typing import Literal
 from pydantic import ValidationError
 
 from pytest_maxact.baseline import PUBLISHED_FOLDER, file_name
-from pytest_maxact.errors import BaselineError, first_line
-from pytest_maxact.record import Baseline, Figure, Record
+from pytest_maxact.errors import BaselineError, first_line, shortened
+from pytest_maxact.record import Baseline, Count, Figure, Record
 from pytest_maxact.resources import data_folder
 
 LANDSCAPE = "landscape.json"
@@ -37,12 +37,12 @@ class PublishedModel(Record):
     family: str
     kind: Kind
     instruct: bool
-    parameters: float
-    active: float | None
-    trained: float | None
+    parameters: Figure
+    active: Figure | None
+    trained: Figure | None
     main: bool
-    tokens: int
-    seconds: float
+    tokens: Count
+    seconds: Figure
 
 
 class Int8Row(Record):
@@ -63,8 +63,8 @@ class BootstrapRow(Record):
     """M of one checkpoint over one category-proportional subset of the corpus."""
 
     name: str
-    samples: int
-    repeat: int
+    samples: Count
+    repeat: Count
     maximum: Figure
 
 
@@ -127,5 +127,5 @@ def figures(name: str) -> Baseline:
 
     """
     if name not in models():
-        raise BaselineError(f"there are no published figures of {name}: there are those of {', '.join(models())}")
+        raise BaselineError(f"there are no published figures of {shortened(name)}: there are those of {', '.join(models())}")
     return Baseline.load(data_folder(PUBLISHED_FOLDER) / file_name(models()[name].hub_id))

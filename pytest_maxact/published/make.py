@@ -20,10 +20,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, TypeAdapter, ValidationError, model_validator
 
 from pytest_maxact.baseline import file_name
 from pytest_maxact.errors import BaselineError
+from pytest_maxact.files import read
 from pytest_maxact.outcome import within_one_step
 from pytest_maxact.published import LANDSCAPE, BootstrapRow, Int8Row, Kind, Landscape, Policy, PublishedModel
 from pytest_maxact.record import (
@@ -36,6 +37,7 @@ from pytest_maxact.record import (
     BaselinePeak,
     BaselineSite,
     Component,
+    Count,
     Dominance,
     Provenance,
     Record,
@@ -44,6 +46,7 @@ from pytest_maxact.record import (
     SunStatistics,
     ToleranceOverride,
     dumps,
+    first_of,
     write_atomically,
 )
 
@@ -60,6 +63,8 @@ ALWAYS_ABSENT = (
 )
 WITHOUT_LAYER = ("embedding", "final_norm")
 
+MAX_SOURCE = 64 << 20  # bytes of a file; the largest one has 30 kB
+FARTHEST = 1000.0  # times M: what a subset of the corpus cannot reach
 DIGITS = 6  # of the source's moments and ratios
 
 Source = TypeVar("Source")
@@ -69,6 +74,12 @@ class SourceRow(BaseModel):
     """Base of what is read: its numbers are finite, fields that are not used may be there."""
 
     model_config = ConfigDict(allow_inf_nan=False)
+
+
+Name = Annotated[str, Field(pattern=r"^[\w.-]{1,96}$")]
+"""A checkpoint's, which is the name of a file too."""
+
+PositiveCount = Annotated[Count, Field(gt=0)]
 
 
 class PeakHidden(SourceRow):
@@ -82,18 +93,18 @@ class PeakHidden(SourceRow):
 class SummaryRow(SourceRow):
     """One row of `summary.json`, as far as it is used."""
 
-    name: str
-    hub_id: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    name: Name
+    hub_id: Annotated[str, Field(pattern=r"^[\w.-]{1,96}/[\w.-]{1,96}$")]
     family: str
-    size: Annotated[str, Field(pattern=r"^\d+(\.\d+)?B(-A\d+(\.\d+)?B)?( @\d+(\.\d+)?T)?$")]
+    size: Annotated[str, Field(pattern=r"^\d{1,9}(\.\d+)?B(-A\d{1,9}(\.\d+)?B)?( @\d{1,9}(\.\d+)?T)?$", max_length=80)]
     kind: Annotated[str, Field(pattern="^(dense|moe|vision-language)($|, )")]
     main_analysis: bool
     model_type: str
-    layers: PositiveInt
-    hidden_size: PositiveInt
+    layers: PositiveCount
+    hidden_size: PositiveCount
     dtype: str
-    samples: PositiveInt
-    tokens: PositiveInt
+    samples: PositiveCount
+    tokens: PositiveCount
     M: PositiveFloat
     M_signed: float
     peak_component: str
@@ -140,16 +151,16 @@ class SourceCheckpoint(SummaryRow):
 class SourceBootstrap(SourceRow):
     """One row of `bootstrap.json`, as far as it is used."""
 
-    name: str
-    samples: int
-    repeat: int
+    name: Name
+    samples: Count
+    repeat: Count
     M: PositiveFloat
 
 
 class SourceInt8(SourceRow):
     """One row of `int8.json`, as far as it is used."""
 
-    name: str
+    name: Name
     policy: Literal["max_abs", "clip_q0.999"]
     threshold: float
     sqnr_db: float
@@ -207,13 +218,11 @@ def make(source: Path, output: Path) -> int:
 
 def _read(file: Path, kind: type[Source]) -> Source:
     try:
-        return TypeAdapter(kind).validate_json(file.read_bytes())
+        return TypeAdapter(kind).validate_json(read(file, MAX_SOURCE))
     except OSError as cause:
         raise BaselineError(f"{file} cannot be read: {cause.strerror}") from None
     except ValidationError as cause:
-        first = cause.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the top level"
-        raise BaselineError(f"{file} is malformed at {place}: {first['msg']}") from None
+        raise BaselineError(f"{file} is malformed at {first_of(cause)}") from None
 
 
 def _check_rows(
@@ -226,10 +235,14 @@ def _check_rows(
     _once(source / "summary.json", (file_name(row.hub_id) for row in summary))
     _once(source / "bootstrap.json", (f"{row.name}, {row.samples} samples, repeat {row.repeat}" for row in bootstrap))
     _once(source / "int8.json", (f"{row.name}, {row.policy}" for row in int8))
-    known = {row.name for row in summary}
+    whole = {row.name: row.M for row in summary}
+    for subset in bootstrap:
+        if subset.name in whole and subset.M > FARTHEST * whole[subset.name]:
+            told = f"M of {subset.name} over {subset.samples} samples is {subset.M}, over all of them {whole[subset.name]}"
+            raise BaselineError(f"{source / 'bootstrap.json'}: {told}")
     for file, rows in (("bootstrap.json", bootstrap), ("int8.json", int8)):
         for row in rows:
-            if row.name not in known:
+            if row.name not in whole:
                 raise BaselineError(f"{source / file}: {row.name} is no checkpoint of summary.json")
 
 

@@ -12,7 +12,7 @@ from pytest_maxact.reducers.rows import NOWHERE, UNTRACED, Rows
 
 @dataclass(frozen=True)
 class PeakAt:
-    """max|a| with its sign and place; `sample` and `position` are None where the row's token is not known."""
+    """max|a| with its sign, or a value that is not finite, and its place; None for both where the token is not known."""
 
     signed: float
     sample: int | None
@@ -64,6 +64,11 @@ class Peaks:
         return [None if largest < 0 else _peak(value, place, spot) for value, largest, place, spot in found]
 
 
+def token_of(place: int) -> tuple[int, int] | tuple[None, None]:
+    """Sample and position of a place as in `Rows`; None of one that cannot be traced."""
+    return (None, None) if place >= UNTRACED else (place >> 32, place & 0xFFFFFFFF)
+
+
 def _peak(value: float, place: int, spot: int) -> PeakAt:
-    sample, position = (None, None) if place >= UNTRACED else (place >> 32, place & 0xFFFFFFFF)
+    sample, position = token_of(place)
     return PeakAt(0.0 - value if spot % 2 else value, sample, position, spot // 2)

@@ -15,6 +15,9 @@ PATTERNS = 1 << 16
 TOP = 100
 NOWHERE = torch.iinfo(torch.int64).max
 UNTRACED = 0x7FFFFFFF << 32  # the place of rows whose token is not known, beyond all others
+FEATURE_BITS = 29  # of a fault; above them is its kind
+MINUS_INFINITY = 2  # the kind; NaN is 0, inf 1
+FAULTLESS = 3 << FEATURE_BITS  # beyond all faults
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,13 @@ class Totals:
         counts = torch.zeros((sites, PATTERNS), dtype=torch.int64, device=device)
         top = None if encoding.exact else torch.full((sites, TOP), -1, dtype=torch.int64, device=device)
         return cls(counts, top)
+
+    def merge(self, other: Totals) -> Totals:
+        """Those of both streams together."""
+        top = None
+        if self.top is not None and other.top is not None:
+            top = torch.cat([self.top, other.top], -1).topk(TOP).values
+        return Totals(self.counts + other.counts, top)
 
 
 @dataclass(frozen=True)
@@ -95,6 +105,9 @@ class Rows:
         owe it only for rows that hold the tensor's largest.
     median: [S, N] in the dtype's integer, magnitude of the lower median of |x|; -1 where the row holds a NaN or infinity.
         None for sites that are not judged by the Sun criterion.
+    fault: int32 [S, N], the row's first value that is not finite: its kind * 2^29 + feature, so that a NaN comes before
+        inf and that before -inf, and of one kind the lowest feature. `FAULTLESS` where there is none, which is there already:
+        kernels write for broken rows only, and what they do for healthy ones costs nothing more.
     counts: as in `Totals`, to be added to.
     wide: for float32 only.
     image: bool [N], tokens that stand for images; None where there are none.
@@ -106,6 +119,7 @@ class Rows:
     largest: torch.Tensor
     spot: torch.Tensor
     median: torch.Tensor | None
+    fault: torch.Tensor
     counts: torch.Tensor
     wide: Wide | None
     image: torch.Tensor | None = None
@@ -130,6 +144,7 @@ class Rows:
             largest=torch.empty(shape, dtype=encoding.integer, device=device),
             spot=torch.zeros(shape, dtype=torch.int32, device=device),
             median=torch.empty(shape, dtype=encoding.integer, device=device) if median else None,
+            fault=torch.full(shape, FAULTLESS, dtype=torch.int32, device=device),
             counts=totals.counts,
             wide=None if totals.top is None else Wide.empty(shape, totals.top),
             image=image,
@@ -150,6 +165,7 @@ class Rows:
             largest=torch.cat([part.largest for part in parts], -1),
             spot=torch.cat([part.spot for part in parts], -1),
             median=torch.cat(medians, -1) if medians else None,
+            fault=torch.cat([part.fault for part in parts], -1),
             counts=first.counts,
             wide=Wide.joined([part.wide for part in parts if part.wide is not None]),
             image=torch.cat(images) if images else None,
@@ -163,6 +179,7 @@ class Rows:
             self.largest[site],
             self.spot[site],
             None if self.median is None else self.median[site],
+            self.fault[site],
             self.counts[site],
             None if self.wide is None else self.wide[site],
             self.image,

@@ -37,7 +37,7 @@ class WideState:
     @classmethod
     def zeros(cls, sites: int, device: torch.device) -> WideState:
         """Nothing seen yet."""
-        none = torch.full((sites,), -torch.inf, device=device)
+        none = torch.full((sites,), -torch.inf, dtype=torch.float32, device=device)
         count = torch.zeros(sites, dtype=torch.int64, device=device)
         total = ExactSum.zeros(sites, device)
         return cls(none, -none, count, count, (total, total, total))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from pytest_maxact.record import Site
-from pytest_maxact.report.terminal import WIDTH
+from pytest_maxact.report.terminal import WIDTH, wrapped
 
 INDENT = 30
 
@@ -26,9 +25,9 @@ def explain_lines(model: str, rows: Sequence[Row], notes: Sequence[str]) -> list
     kinds: dict[tuple[str, str, str], list[int | None]] = {}
     for row in rows:
         kinds.setdefault((row.site.component, _anywhere(row), row.rule), []).append(row.site.layer)
-    lines = [*textwrap.wrap(model, WIDTH), f"{'site':<17}{'layers':<13}read from, and why"]
+    lines = [*wrapped(model), f"{'site':<17}{'layers':<13}read from, and why"]
     for (component, where, rule), layers in kinds.items():
-        said = textwrap.wrap(f"{where}: {rule}", WIDTH - INDENT, break_on_hyphens=False)
+        said = wrapped(f"{where}: {rule}", width=WIDTH - INDENT)
         head = component if len(component) < 17 else f"{component} "
         first = f"{head:<17}{span(layers):<13}"
         if len(first) > INDENT:
@@ -37,9 +36,9 @@ def explain_lines(model: str, rows: Sequence[Row], notes: Sequence[str]) -> list
         lines += [first + said[0], *(" " * INDENT + line for line in said[1:])]
     recorded = list(dict.fromkeys(row.site.component.partition(":")[0] for row in rows if not row.site.part_of_m))
     if recorded:
-        lines += textwrap.wrap(f"recorded, and no part of M: {', '.join(recorded)}", WIDTH)
+        lines += wrapped(f"recorded, and no part of M: {', '.join(recorded)}")
     for note in notes:
-        lines += textwrap.wrap(note, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+        lines += wrapped(note, hanging="  ")
     return lines
 
 

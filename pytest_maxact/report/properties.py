@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pytest_maxact.record import Measurement, Site
+from pytest_maxact.visible import visible
+from pytest_maxact.wording import first_fault
 
 
 def properties(measurement: Measurement) -> dict[str, str]:
-    """M, where it stands, and what it was measured from; names begin with `maxact.`."""
+    """M, where it stands, the first NaN or infinity, and what it was measured from.
+
+    Names begin with `maxact.`, and values are `visible`.
+    """
     found: dict[str, object] = {
         "model": measurement.model.id,
         "revision": measurement.model.revision,
@@ -18,6 +23,8 @@ def properties(measurement: Measurement) -> dict[str, str]:
     peak = measurement.peak
     if peak is not None:
         found |= {"M": peak.value, "site": Site(component=peak.component, layer=peak.layer), "token": peak.token}
+    if measurement.first_fault is not None:
+        found["first_fault"] = first_fault(measurement.first_fault)
     if measurement.sun is not None:
         found["massive_activations"] = "yes" if measurement.sun.passes else "no"  # Sun's criterion
-    return {f"maxact.{name}": str(value) for name, value in found.items() if value is not None}
+    return {f"maxact.{name}": visible(str(value)) for name, value in found.items() if value is not None}

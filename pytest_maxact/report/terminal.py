@@ -16,7 +16,8 @@ from pytest_maxact.history import Point
 from pytest_maxact.record import INPUT, VISION, Baseline, Measurement, Overhead, Site
 from pytest_maxact.report.standing import standing
 from pytest_maxact.validity import brief
-from pytest_maxact.wording import decibels, number, ratio, token_in_context, visible
+from pytest_maxact.visible import visible
+from pytest_maxact.wording import decibels, first_fault, number, ratio, token_in_context
 
 WIDTH = 80
 LARGEST_SITES = 5
@@ -25,20 +26,22 @@ LARGEST_SITES = 5
 def summary(measurement: Measurement, baseline: Baseline | None, *, reused: bool = False) -> list[str]:
     """Lines of at most 80 columns about one measurement, beside its baseline where there is one."""
     model, corpus, timing = measurement.model, measurement.corpus, measurement.timing
-    lines = _wrapped(
+    lines = wrapped(
         f"{model.id}: {model.architecture}, {model.layers} layers, {model.dtype} on {measurement.environment.device}; corpus "
         f"{corpus.id}, {corpus.samples:,} samples, {corpus.tokens:,} tokens, {timing.seconds:,.1f} s "
         f"({timing.tokens_per_s:,.0f} tokens/s)"
     )
     if reused:
-        lines += _wrapped(f"reused, measured at {timing.measured_at}; --maxact-fresh measures anew")
+        lines += wrapped(f"reused, measured at {timing.measured_at}; --maxact-fresh measures anew")
     peak = measurement.peak
     if peak is None:
-        return [*lines, "no site holds a finite value: there is no M", *_notes(measurement)]
+        said = "no site holds a finite value: there is no M"
+        return [*lines, said, *wrapped(_faults(measurement), indent="    "), *_notes(measurement)]
     site = Site(component=peak.component, layer=peak.layer)
     against = f" ({ratio(peak.value, baseline.peak.value)} the baseline)" if baseline else ""
     lines.append(f"M = {number(peak.value)} at {site}, feature {peak.feature}{against}")
-    lines += _wrapped(token_in_context(peak), indent="    ")
+    lines += wrapped(token_in_context(peak), indent="    ")
+    lines += wrapped(_faults(measurement), indent="    ")
     facts = []
     if measurement.dominance is not None:
         facts.append(f"hidden holds {number(measurement.dominance.ratio)}x the largest other component")
@@ -46,16 +49,16 @@ def summary(measurement: Measurement, baseline: Baseline | None, *, reused: bool
         facts.append(measurement.trajectory.pattern)
     if measurement.sun is not None:
         facts.append(f"Sun: {describe(measurement.sun)}")
-    lines += _wrapped("; ".join(facts), indent="    ")
+    lines += wrapped("; ".join(facts), indent="    ")
     return [
         *lines,
-        *_wrapped(_quantized(measurement), indent="    "),
-        *_wrapped(standing(measurement, baseline) or "", indent="    "),
-        *_wrapped(_by_modality(measurement), indent="    "),
-        *_wrapped(_by_corpus(measurement), indent="    "),
-        *_wrapped(_by_policy(measurement), indent="    "),
-        *_wrapped(brief(measurement), indent="    "),
-        *_wrapped(_provenance(measurement, baseline), indent="    "),
+        *wrapped(_quantized(measurement), indent="    "),
+        *wrapped(standing(measurement, baseline) or "", indent="    "),
+        *wrapped(_by_modality(measurement), indent="    "),
+        *wrapped(_by_corpus(measurement), indent="    "),
+        *wrapped(_by_policy(measurement), indent="    "),
+        *wrapped(brief(measurement), indent="    "),
+        *wrapped(_provenance(measurement, baseline), indent="    "),
         *_table(measurement, baseline),
         *_cost(measurement.overhead),
         *_notes(measurement),
@@ -96,13 +99,13 @@ def series_lines(rows: Sequence[Row], past: Sequence[Point], remarks: Sequence[s
             unfit = ", NaN or infinities" if row.point.unfit else ""
             lines.append(f"{line}{number(row.point.m):>13}{grown:>9}  {row.point.peak}{unfit}")
         elif row in asked:
-            lines += _wrapped(f"{line}  {row.error or 'no site holds a finite value'}", hanging="  ")
+            lines += wrapped(f"{line}  {row.error or 'no site holds a finite value'}", hanging="  ")
     points = [*past, *(row.point for row in rows if row.point is not None)]
     if past:
         remarks = [f"{len(past)} earlier checkpoint{'s are' if len(past) > 1 else ' is'} known from records", *remarks]
     if len(points) > 1 and len(asked) == len(rows):
-        lines += _wrapped(growth.check(points[-1], points[:-1], tolerance).summary, hanging="  ")
-    return lines + [line for remark in remarks for line in _wrapped(remark, hanging="  ")]
+        lines += wrapped(growth.check(points[-1], points[:-1], tolerance).summary, hanging="  ")
+    return lines + [line for remark in remarks for line in wrapped(remark, hanging="  ")]
 
 
 def _provenance(measurement: Measurement, baseline: Baseline | None) -> str:
@@ -115,6 +118,18 @@ def _provenance(measurement: Measurement, baseline: Baseline | None) -> str:
     parts = [f"baseline: {baseline.model.id} as published in {origin.source}", *others]
     parts += [f"tolerance {tolerance}"] if tolerance else []
     return "; ".join([*parts, f"not told there, so not checked: {', '.join(origin.absent)}"])
+
+
+def _faults(measurement: Measurement) -> str:
+    """How many values are not finite, and where that began; nothing where all are."""
+    sites = [site for site in measurement.sites if site.part_of_m]
+    faulty = sum(site.nan + site.inf for site in sites)
+    left_out = "" if measurement.peak is None else ", which M leaves out"
+    count = sum(site.count for site in sites)
+    parts = [f"{faulty:,} of {count:,} values are NaN or infinities{left_out}"] if faulty else []
+    if measurement.first_fault is not None:
+        parts.append(first_fault(measurement.first_fault))
+    return "; ".join(parts)
 
 
 def _quantized(measurement: Measurement) -> str:
@@ -142,7 +157,7 @@ def _by_corpus(measurement: Measurement) -> str:
     """M of each corpus that was joined, and its token."""
     parts = []
     for part in measurement.parts:
-        token = "" if part.token is None else f", token '{visible(part.token)}' at position {part.position}"
+        token = "" if part.token is None else f", token '{part.token}' at position {part.position}"
         parts.append(f"{part.corpus} ({part.tokens:,} tokens) holds {number(part.value)}{token}")
     return "; ".join(parts)
 
@@ -162,7 +177,7 @@ def _cost(overhead: Overhead | None) -> list[str]:
         return []
     inside = "" if overhead.in_hook is None else f"in-hook {overhead.in_hook:.3f}x the plain forward, "
     speeds = f"{overhead.plain_tokens_per_s:,.0f} tokens/s plain, {overhead.hooked_tokens_per_s:,.0f} hooked"
-    return _wrapped(
+    return wrapped(
         f"cost of observing ({overhead.kernel} kernel, {overhead.tokens:,} tokens a forward, {overhead.rounds} rounds): "
         f"{inside}wall {overhead.wall:.3f}x ({speeds}), {max(0.0, overhead.memory_mb):,.0f} MiB more memory, "
         f"{overhead.finishing_s:.2f} s to finish",
@@ -186,13 +201,14 @@ def _table(measurement: Measurement, baseline: Baseline | None) -> list[str]:
 
 
 def _notes(measurement: Measurement) -> list[str]:
-    return [line for note in measurement.notes for line in _wrapped(note, hanging="  ")]
+    return [line for note in measurement.notes for line in wrapped(note, hanging="  ")]
 
 
-def _wrapped(text: str, *, indent: str = "", hanging: str | None = None) -> list[str]:
+def wrapped(text: str, *, indent: str = "", hanging: str | None = None, width: int = WIDTH) -> list[str]:
+    """A text that may hold strangers' names as `visible` lines of at most `width` columns."""
     return textwrap.wrap(
-        text,
-        WIDTH,
+        visible(text),
+        width,
         initial_indent=indent,
         subsequent_indent=indent if hanging is None else hanging,
         drop_whitespace=True,

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pytest_maxact.reducers.encoding import Encoding
-from pytest_maxact.reducers.rows import PATTERNS, Rows, Wide, keep_largest
+from pytest_maxact.reducers.rows import FAULTLESS, FEATURE_BITS, PATTERNS, Rows, Wide, keep_largest
 
 # Temporaries beyond the cache cost more than the arithmetic.
 CHUNK_BYTES = 2 * 1024**2
@@ -45,6 +45,9 @@ def _scan_chunk(bits: torch.Tensor, rows: Rows, part: slice) -> None:
         magnitude = bits & encoding.magnitude_mask
         finite = magnitude < encoding.infinity
         largest = torch.where(finite, magnitude, -1).amax(-1)
+        rows.fault[part][real] = torch.full_like(broken, FAULTLESS, dtype=torch.int32).masked_scatter_(
+            broken, _first_fault(bits[broken], encoding)
+        )
     figures = [(rows.largest, largest)]
     if rows.median is not None:
         figures.append((rows.median, torch.where(broken, -1, _lower_median(bits & encoding.magnitude_mask, encoding))))
@@ -65,6 +68,14 @@ def _largest(bits: torch.Tensor, encoding: Encoding, ends: tuple[torch.Tensor, t
     if ends is None:
         return (bits & encoding.magnitude_mask).amax(-1)
     return torch.maximum(ends[0], -ends[1]).view(encoding.integer) & encoding.magnitude_mask
+
+
+def _first_fault(bits: torch.Tensor, encoding: Encoding) -> torch.Tensor:
+    """As `Rows.fault`, of rows [n, d]."""
+    magnitude = bits & encoding.magnitude_mask
+    feature = torch.arange(bits.shape[-1], dtype=torch.int32, device=bits.device)
+    kind = torch.where(magnitude > encoding.infinity, 0, 1 + (bits < 0).to(torch.int32))
+    return torch.where(magnitude < encoding.infinity, FAULTLESS, (kind << FEATURE_BITS) + feature).amin(-1)
 
 
 def _counts(bits: torch.Tensor, encoding: Encoding) -> torch.Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pytest_maxact.reducers.kernels.eager import NAN_BIN
-from pytest_maxact.reducers.rows import PATTERNS, Rows, keep_largest
+from pytest_maxact.reducers.rows import FAULTLESS, FEATURE_BITS, PATTERNS, Rows, keep_largest
 
 # Of 32 bits, so that numba's arithmetic stays there.
 MAGNITUDE, LOWER, HALF, ONE = np.int32(0x7FFFFFFF), np.int32(0xFFFF), np.int32(0x7FFF), np.int32(1)
@@ -32,7 +32,7 @@ def scan(activations: torch.Tensor, rows: Rows) -> None:
     width = activations.shape[-1]
     bits = activations.detach().reshape(-1, width).contiguous().view(rows.encoding.integer)
     median = rows.largest[:0] if rows.median is None else rows.median
-    figures = [tensor.numpy() for tensor in (bits, rows.real, rows.largest, rows.spot, median)]
+    figures = [tensor.numpy() for tensor in (bits, rows.real, rows.largest, rows.spot, rows.fault, median)]
     infinity = rows.encoding.infinity
     if rows.wide is None:
         parts = _in_threads(bits.shape, lambda start, stop: _scan16(*figures, infinity, start, stop))
@@ -92,7 +92,19 @@ def _of_rank(numbers, base, span, rank):
 
 
 @_compiled
-def _scan16(bits, real, largest, spot, median, infinity, start, stop):
+def _first_fault(row, magnitude_mask, infinity):
+    """The fault of a row of bits that holds one, as `Rows.fault`."""
+    first = FAULTLESS
+    for j in range(len(row)):
+        magnitude = row[j] & magnitude_mask
+        if magnitude >= infinity:
+            kind = 0 if magnitude > infinity else 1 + (row[j] < 0)
+            first = min(first, (kind << FEATURE_BITS) + j)
+    return first
+
+
+@_compiled
+def _scan16(bits, real, largest, spot, fault, median, infinity, start, stop):
     width = bits.shape[1]
     magnitude = np.empty(width, np.int16)
     counts = np.zeros(PATTERNS, np.int32)  # half of int64's cache
@@ -110,6 +122,7 @@ def _scan16(bits, real, largest, spot, median, infinity, start, stop):
             top = max(top, magnitude[j])
         broken = top >= infinity
         if broken:
+            fault[i] = _first_fault(row, np.int16(0x7FFF), infinity)
             top = np.int16(-1)
             for j in range(width):
                 if magnitude[j] < infinity:
@@ -183,7 +196,7 @@ def _add_up(values, top, sums):
 
 
 @_compiled
-def _scan32(values, bits, real, largest, spot, median, high, low, nan, inf, sums, infinity, start, stop):
+def _scan32(values, bits, real, largest, spot, fault, median, high, low, nan, inf, sums, infinity, start, stop):
     width = bits.shape[1]
     finite = np.empty(width, np.int32)
     finite_values = finite.view(np.float32)
@@ -205,6 +218,7 @@ def _scan32(values, bits, real, largest, spot, median, high, low, nan, inf, sums
         broken = top >= infinity
         nan[i] = inf[i] = 0
         if broken:
+            fault[i] = _first_fault(row, MAGNITUDE, infinity)
             top = np.int32(-1)
             high[i], low[i] = -np.inf, np.inf
             for j in range(width):

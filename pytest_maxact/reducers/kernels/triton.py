@@ -15,7 +15,7 @@ import triton.language as tl
 
 from pytest_maxact.reducers.encoding import Encoding
 from pytest_maxact.reducers.kernels import eager
-from pytest_maxact.reducers.rows import Rows, keep_largest
+from pytest_maxact.reducers.rows import FAULTLESS, FEATURE_BITS, Rows, keep_largest
 
 WARPS = 16
 PART = 32 * WARPS
@@ -52,6 +52,7 @@ def scan(activations: torch.Tensor, rows: Rows) -> None:
             rows.real,
             rows.largest,
             rows.spot,
+            rows.fault,
             rows.median,
             rows.counts,
             *((None,) * 5 if wide is None else (wide.high, wide.low, wide.nan, wide.inf, wide.sums)),
@@ -83,6 +84,8 @@ def _parameters(width: int, encoding: Encoding) -> dict[str, Any]:
         "LINE": min(block, 32 * 128 // encoding.bits),
         "BITS": encoding.bits,
         "INFINITY": encoding.infinity,
+        "FEATURE_BITS": FEATURE_BITS,
+        "FAULTLESS": FAULTLESS,
         "FIRST": (low + bias) << mantissa if HAS_WINDOWS else 0,
         "SPAN": (high - low) << mantissa if HAS_WINDOWS else 1,
         "PART": PART,
@@ -160,6 +163,35 @@ def _count_strays(
 
 
 @triton.jit
+def _find_faults(
+    bits,
+    real,
+    fault,
+    first,
+    n,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    BITS: tl.constexpr,
+    INFINITY: tl.constexpr,
+    FEATURE_BITS: tl.constexpr,
+    FAULTLESS: tl.constexpr,
+    PART: tl.constexpr,
+):
+    """Lower `Rows.fault` where rows of a tile hold what is not finite. As in `_count_strays` the tile is read again."""
+    line: tl.constexpr = BLOCK if BLOCK < PART else PART
+    for start in range(0, ROWS * BLOCK, PART):
+        at = start + tl.reshape(tl.arange(0, PART), [PART // line, line])
+        row, feature = first + at // BLOCK, at % BLOCK
+        is_real = tl.load(real + row, mask=row < n, other=0) != 0
+        value = tl.load(bits + (row.to(tl.int64) * WIDTH + feature), mask=is_real & (feature < WIDTH), other=0).to(tl.int32)
+        magnitude = value & (0x7FFF if BITS == 16 else 0x7FFFFFFF)
+        kind = tl.where(magnitude > INFINITY, 0, 1 + ((value >> 31) & 1))
+        found = tl.min(tl.where(magnitude < INFINITY, FAULTLESS, (kind << FEATURE_BITS) + feature), 1)
+        tl.atomic_min(fault + tl.min(row, 1), found, mask=found < FAULTLESS, sem="relaxed")
+
+
+@triton.jit
 def _float64(exponent, fraction: tl.constexpr):
     """Bits of a power of two, times 1 + fraction / 2."""
     return ((exponent + 1023) << 52) + (fraction << 51)
@@ -191,13 +223,26 @@ def _order(bits):
 @triton.jit(
     # Else each alignment of each site's views, and some numbers of rows, would be compiled for.
     do_not_specialize=["n"],
-    do_not_specialize_on_alignment=["real", "largest", "spot", "median", "counts", "high", "low", "nan", "inf", "sums"],
+    do_not_specialize_on_alignment=[
+        "real",
+        "largest",
+        "spot",
+        "fault",
+        "median",
+        "counts",
+        "high",
+        "low",
+        "nan",
+        "inf",
+        "sums",
+    ],
 )
 def _scan(
     bits,
     real,
     largest,
     spot,
+    fault,
     median,
     counts,
     high,
@@ -212,6 +257,8 @@ def _scan(
     LINE: tl.constexpr,
     BITS: tl.constexpr,
     INFINITY: tl.constexpr,
+    FEATURE_BITS: tl.constexpr,
+    FAULTLESS: tl.constexpr,
     FIRST: tl.constexpr,
     SPAN: tl.constexpr,
     PART: tl.constexpr,
@@ -265,6 +312,9 @@ def _scan(
             if BITS == 16:
                 if stray >= INFINITY:
                     best = tl.max(tl.where((magnitude < INFINITY) & (feature < WIDTH), key, -1), 1)
+            # Of 32 bits it is rounded to 16, and may be finite.
+            if stray >= (INFINITY if BITS == 16 else INFINITY >> 16):
+                _find_faults(bits, real, fault, first, n, WIDTH, BLOCK, ROWS, BITS, INFINITY, FEATURE_BITS, FAULTLESS, PART)
         if BITS == 16:
             top = best >> 16
             where = 0xFFFF - (best & 0xFFFF)
