@@ -47,6 +47,8 @@ class Place:
             port = _number(environ, "MASTER_PORT")
         else:
             port = PORTS[_number(environ, "SLURM_JOB_ID") % len(PORTS)]
+        if not port:
+            raise SettingsError("MASTER_PORT=0 is no port to meet at: with torchrun on one machine say --standalone")
         return cls(rank, size, local, address, port)
 
 

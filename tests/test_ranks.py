@@ -49,6 +49,7 @@ def test_a_process_knows_its_place(environ: dict[str, str], place: Place | None)
         (TORCHRUN | {"RANK": "first"}, "RANK='first' is no number: start the ranks with torchrun"),
         (TORCHRUN | {"WORLD_SIZE": "many"}, "WORLD_SIZE='many' is no number"),
         (TORCHRUN | {"MASTER_PORT": "x"}, "MASTER_PORT='x' is no number"),
+        (TORCHRUN | {"MASTER_PORT": "0"}, "MASTER_PORT=0 is no port to meet at"),
         (SRUN | {"SLURM_STEP_NUM_NODES": "2"}, "do not know where to meet: export MASTER_ADDR=HOST"),
     ],
 )
