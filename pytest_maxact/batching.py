@@ -12,7 +12,7 @@ from pytest_maxact.corpus import Corpus, Sample, TokenSequence, check_vocabulary
 from pytest_maxact.errors import CorpusError, MeasurementError
 from pytest_maxact.processors import ImageTextEncoder
 from pytest_maxact.prompts import SpecialTokens, tokenizer_of
-from pytest_maxact.record import CorpusFacts, Location, Modality
+from pytest_maxact.record import VOCABULARY, CorpusFacts, Location, Modality
 from pytest_maxact.reducers.peak import PeakAt
 from pytest_maxact.reducers.rows import NOWHERE
 from pytest_maxact.vocabulary import Vocabulary
@@ -161,7 +161,13 @@ def from_corpus(
         vocabulary = Vocabulary.of(tokenizer, int(text_config.vocab_size), special_tokens)
         corpus, notes = corpus.drawn_from(vocabulary, max_length), vocabulary.notes
     sequences = tokenize(corpus, tokenizer, special_tokens, max_length)
-    batches = [_padded(batch) for batch in deal(sequences, batch_tokens)]
+    cut = sum(sequence.cut for sequence in sequences)
+    if cut:
+        notes += (f"{cut:,} of {len(corpus.samples):,} samples were cut to {max_length:,} tokens",)
+    swept = [sequence for sequence in sequences if corpus.samples[sequence.index].corpus == VOCABULARY]
+    others = [sequence for sequence in sequences if corpus.samples[sequence.index].corpus != VOCABULARY]
+    # Apart, so that all batches of a sweep but the last have one shape.
+    batches = [_padded(batch) for part in (others, swept) for batch in deal(part, batch_tokens)]
     if corpus.pictured:
         encoder = ImageTextEncoder.of(tokenizer, config, dtype)
         places = [index for index, sample in enumerate(corpus.samples) if sample.images]

@@ -156,10 +156,11 @@ class Corpus:
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """The token ids of one sample; `index` is the sample's place in the corpus."""
+    """The token ids of one sample; `index` is the sample's place in the corpus, `cut` whether it had more."""
 
     index: int
     ids: tuple[int, ...]
+    cut: bool = False
 
 
 def bundled() -> list[str]:
@@ -369,7 +370,7 @@ def tokenize(corpus: Corpus, tokenizer: Any, special_tokens: SpecialTokens, max_
             raise CorpusError(
                 f"sample {corpus.names[index]} of corpus {corpus.id} has no tokens under this tokenizer: remove it"
             )
-        sequences.append(TokenSequence(index, tuple(ids[:max_length])))
+        sequences.append(TokenSequence(index, tuple(ids[:max_length]), cut=len(ids) > max_length))
     return sequences
 
 

@@ -466,6 +466,13 @@ def test_the_models_context_limits_samples_by_default(tokenizer: PreTrainedToken
     corpus = Corpus("ids", (Sample("long", "x", input_ids=(7,) * (SIZES["max_position_embeddings"] + 9)),))
     record = measure(tiny_model(), None, corpus)
     assert record.corpus.max_length == record.corpus.tokens == SIZES["max_position_embeddings"]
+    assert record.notes == ["1 of 1 samples were cut to 256 tokens"]
+
+
+def test_samples_that_were_cut_are_told() -> None:
+    corpus = Corpus("ids", tuple(Sample(str(length), "x", input_ids=(7,) * length) for length in (2, 3, 4, 9)))
+    assert measure(tiny_model(), None, corpus, max_length=3).notes == ["2 of 4 samples were cut to 3 tokens"]
+    assert measure(tiny_model(), None, corpus).notes == []
 
 
 def test_special_tokens_are_put_around_texts_as_asked(tokenizer: PreTrainedTokenizerFast) -> None:

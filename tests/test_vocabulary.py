@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from pytest_maxact.baseline import changes
+from pytest_maxact.batching import from_corpus
 from pytest_maxact.checks import Tolerance, judge
 from pytest_maxact.corpus import Corpus, Sample, check_tokenizer, load_corpus
 from pytest_maxact.errors import CorpusError
@@ -120,6 +121,15 @@ def test_the_vocabulary_is_not_cut_by_a_number_of_samples() -> None:
         load_corpus("smoke+vocabulary").first(17)
     with pytest.raises(CorpusError, match="every token there is and cannot be cut"):
         load_corpus("vocabulary").first(1)
+
+
+def test_all_batches_of_a_sweep_have_one_shape_but_the_last(tokenizer: PreTrainedTokenizerFast) -> None:
+    config = AutoConfig.for_model("llama", vocab_size=512)
+    work = from_corpus(load_corpus("smoke+vocabulary"), tokenizer, config, 64, "none", 100)
+    sweep = [batch for batch in work.batches if work.corpora[int(batch.samples[0])] == "vocabulary"]
+    assert {work.corpora[sample] for batch in sweep for sample in batch.samples.tolist()} == {"vocabulary"}
+    assert {batch.ids.shape for batch in sweep[:-1]} == {(100, 1)}
+    assert sum(batch.tokens for batch in sweep) == len(tokenizer)
 
 
 # --- the run

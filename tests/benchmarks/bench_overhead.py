@@ -90,7 +90,8 @@ def test_vocabulary(name: str, loaded: Callable[[str], Checkpoint], benchmark: A
     tokenizer, corpus = checkpoint.tokenizer, load_corpus("vocabulary")
     with observing(model):
         anatomy = find_sites(model)
-        batches = deal_out(model, anatomy, tokenizer, corpus, None, "none", None).batches
+        work = deal_out(model, anatomy, tokenizer, corpus, None, "none", None)
+        batches = work.batches
     bare, held = [], list[float]()
 
     def bare_forwards() -> None:
@@ -103,14 +104,18 @@ def test_vocabulary(name: str, loaded: Callable[[str], Checkpoint], benchmark: A
     def hold(done: int, total: int) -> None:
         held.append(psutil.Process().memory_info().rss / MEBIBYTE)
 
-    benchmark.pedantic(measure, (model, tokenizer, corpus), {"progress": hold}, setup=bare_forwards, rounds=3)
+    how = {"batch_tokens": work.batch_tokens, "progress": hold}
+    record = benchmark.pedantic(measure, (model, tokenizer, corpus), how, setup=bare_forwards, rounds=3)
+    assert record.corpus.tokens == sum(batch.tokens for batch in batches)
     figures = {
-        "tokens": sum(batch.tokens for batch in batches),
+        "kernel": record.environment.kernel,
+        "tokens": record.corpus.tokens,
         "batches": len(batches),
         "bare_s": median(bare),
         "swept_s": benchmark.stats.stats.median,
         "ratio": benchmark.stats.stats.median / median(bare),
-        "grown_mb": max(held[-len(batches) + 1 :]) - held[-len(batches)],  # since the last round's first batch
+        "grown_mib": max(held[2 : len(batches) + 1]) - held[1],  # since the first round's first batch
+        "grown_again_mib": max(held[-len(batches) + 1 :]) - held[-len(batches)],  # in the last round
     }
     show(f"vocabulary of {name} float32 on {torch.get_num_threads()} threads", figures, benchmark)
 
