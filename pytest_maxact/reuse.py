@@ -73,7 +73,7 @@ class Store:
                 if source.exists():  # a record need not have arrays
                     write_atomically(target, source.read_bytes())
             os.utime(place)
-            _forget([file.parent for file in self.folder.glob(f"*/{RECORD}")], KEPT + others)
+            _forget([other for other in self.folder.glob("*/") if other.name != UNFINISHED], KEPT + others)
 
     def unfinished(self, name: str, *, fresh: bool) -> Path | None:
         """Where a run of this name keeps how far it has come; `fresh` if it shall not go on from there."""

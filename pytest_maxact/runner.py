@@ -123,7 +123,7 @@ def measure(
             source = source if text else replace(source, text=False)
             tokenizer = tokenizer if checkpoint is None else checkpoint.preprocessor(source)
         else:
-            source = batches
+            source, tokenizer = batches, tokenizer if checkpoint is None else checkpoint.tokenizer
         run = _Run.of(module, tokenizer, source, max_length, special_tokens, batch_tokens, sites, ranks)
         work = run.work if text else replace(run.work, text=False)
         model_facts = _describe(run.anatomy, module, checkpoint)

@@ -42,9 +42,13 @@ def digests(read: list[str]) -> Callable[[Sequence[Path]], str]:
 
     def digest(files: Sequence[Path]) -> str:
         read.append(files[-1].name)
-        return str(len(read))
+        return digest_of(len(read))
 
     return digest
+
+
+def digest_of(number: int) -> str:
+    return f"{number:064}"
 
 
 def test_files_are_read_once_until_they_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,11 +58,11 @@ def test_files_are_read_once_until_they_change(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(time, "time_ns", lambda: later)
     read: list[str] = []
     store = Store(tmp_path)
-    assert [store.fingerprint([file], digests(read)) for _ in range(3)] == ["1", "1", "1"]
+    assert [store.fingerprint([file], digests(read)) for _ in range(3)] == [digest_of(1)] * 3
     file.write_bytes(b"2")
-    assert [store.fingerprint([file], digests(read)) for _ in range(2)] == ["2", "2"]
+    assert [store.fingerprint([file], digests(read)) for _ in range(2)] == [digest_of(2)] * 2
     (tmp_path / "fingerprints.json").write_text('{"broken')
-    assert store.fingerprint([file], digests(read)) == "3"
+    assert store.fingerprint([file], digests(read)) == digest_of(3)
 
 
 def test_a_file_written_a_moment_ago_is_read_again(tmp_path: Path) -> None:
@@ -66,4 +70,4 @@ def test_a_file_written_a_moment_ago_is_read_again(tmp_path: Path) -> None:
     file.write_bytes(b"1")
     read: list[str] = []
     store = Store(tmp_path)
-    assert [store.fingerprint([file], digests(read)) for _ in range(2)] == ["1", "2"]
+    assert [store.fingerprint([file], digests(read)) for _ in range(2)] == [digest_of(1), digest_of(2)]

@@ -372,7 +372,7 @@ def test_a_name_of_a_data_set(name: str) -> None:
 def settings_for(model: Path, corpus: Path) -> Settings:
     """What the command line would give for a checkpoint and a corpus."""
     numbers = dict.fromkeys(("samples", "batch_tokens", "growth_total", "ceiling", "json"))
-    flags = ("update", "update_new", "two_sided", "explain", "benchmark", "fresh", "trust_remote_code", "rtol_given")
+    flags = ("update", "update_new", "two_sided", "explain", "benchmark", "fresh", "no_text", "trust_remote_code", "rtol_given")
     lists = ("series", "compared_policies", "formats", "sites")
     words = {"special_tokens": "none", "dtype": "auto", "device": "cpu", "baseline": "auto", "suite": "auto"}
     given: dict[str, Any] = {"rtol": 0.1, "site_rtol": 0.5, "growth": 2.0, "max_length": 20, **numbers, **words}

@@ -117,7 +117,7 @@ def test_a_cache_that_cannot_be_written_keeps_nothing(quick_user: User) -> None:
 
 
 def test_a_measurement_that_is_cut_off_says_so(quick_user: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    def timed_out(self: object, progress: object) -> None:
+    def timed_out(*args: object) -> None:
         pytest.fail("Timeout (>3.0s) from pytest-timeout.")
 
     monkeypatch.setattr("pytest_maxact.plan.Plan.run", timed_out)
