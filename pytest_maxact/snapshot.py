@@ -93,7 +93,6 @@ class Snapshot:
         file = io.BytesIO()
         np.savez(
             file,
-            allow_pickle=False,
             **{HEADER: np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)},
             **{DONE: np.array(self.done, dtype=np.int64).reshape(-1, len(Piece._fields))},
             **{STATE + name: array for name, array in self.arrays.items()},
@@ -121,7 +120,7 @@ class Snapshot:
             header, done = TypeAdapter(_Header).validate_json(arrays.pop(HEADER).tobytes(), strict=True), arrays.pop(DONE)
             if header.schema != SCHEMA:
                 raise ValueError("another version of pytest-maxact wrote it")
-            if done.dtype != np.int64 or done.ndim != 2:
+            if done.dtype != np.int64 or done.shape[1:] != (len(Piece._fields),):
                 raise ValueError("it does not say what is done")
         except Exception as cause:  # whatever a damaged archive makes its reader raise
             raise ValueError(f"it holds no progress of a run ({on_one_line(cause)})") from None

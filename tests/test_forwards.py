@@ -441,6 +441,17 @@ def test_a_header_of_other_types_is_refused(name: str, value: Any) -> None:
         Snapshot.loads(hashlib.sha256(file.getvalue()).digest() + file.getvalue(), {})
 
 
+@pytest.mark.parametrize("done", [np.zeros((2, 4), np.int64), np.zeros((2, 3), np.int32), np.zeros(3, np.int64)])
+def test_what_is_done_is_told_by_batch_first_and_last_row(done: Any) -> None:
+    state, _, _ = states("llama")
+    with np.load(io.BytesIO(Snapshot.of(state).dumps({})[32:])) as archive:
+        arrays = dict(archive) | {"done": done}
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    with pytest.raises(ValueError, match="it does not say what is done"):
+        Snapshot.loads(hashlib.sha256(file.getvalue()).digest() + file.getvalue(), {})
+
+
 def test_a_snapshot_is_read_back_or_refused(tmp_path: Path) -> None:
     state, _, _ = states("llama")
     snapshot = Snapshot.of(state, done=(Piece(0, 0, 4),), batch_tokens=7, seconds=1.5, observing_seconds=0.5, notes=("a",))

@@ -420,7 +420,7 @@ def test_an_adapter_may_name_anything_as_its_base(tmp_path: Path) -> None:
     save_file({"x.embed_tokens.weight": torch.tensor(1.0)}, tmp_path / "adapter_model.safetensors")
     file = tmp_path / "adapter_config.json"
     valid = json.loads(file.read_text())
-    for name in ("x" * 5000, "a\0b", "~nobody-of-this-name", "/dev/zero", "..", {"a": 1}, ["x"], 5, "http://x/y", "\x1b[2J"):
+    for name in ("x" * 5000, "a\0b", "~nobody-of-this-name", "/dev/zero", "..", {"a": 1}, ["x"], 5, "s3://bucket/y", "\x1b[2J"):
         file.write_text(json.dumps(valid | {"base_model_name_or_path": name}))
         assert refused(lambda: find(str(tmp_path)))
 
