@@ -220,13 +220,11 @@ def _with_images(
 
 def _padded(sequences: list[TokenSequence]) -> Batch:
     """Right padding with the sample's own last token: another id's embedding might hold a NaN, which a mask lets through."""
-    longest = max(len(sequence.ids) for sequence in sequences)
-    ids = torch.zeros((len(sequences), longest), dtype=torch.int32, device=HOST)
-    mask = torch.zeros(ids.shape, dtype=torch.bool, device=HOST)
-    for row, sequence in enumerate(sequences):
-        ids[row] = sequence.ids[-1]
-        ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids, device=HOST)
-        mask[row, : len(sequence.ids)] = True
+    lengths = torch.tensor([len(sequence.ids) for sequence in sequences], device=HOST)
+    mask = torch.arange(int(lengths.max()), device=HOST) < lengths[:, None]
+    given = torch.tensor([token for sequence in sequences for token in sequence.ids], dtype=torch.int32, device=HOST)
+    ids = given[lengths.cumsum(0) - 1][:, None].repeat(1, mask.shape[1])
+    ids[mask] = given
     return Batch(ids, mask, torch.tensor([sequence.index for sequence in sequences], device=HOST))
 
 

@@ -90,13 +90,11 @@ class Snapshot:
         """Its bytes, and under which conditions it holds."""
         told = ("dealt_tokens", "batch_tokens", "seconds", "observing_seconds", "notes")
         header = {"schema": SCHEMA, "conditions": dict(conditions)} | {name: getattr(self, name) for name in told}
+        arrays: dict[str, Any] = {HEADER: np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)}
+        arrays[DONE] = np.array(self.done, dtype=np.int64).reshape(-1, len(Piece._fields))
+        arrays |= {STATE + name: array for name, array in self.arrays.items()}
         file = io.BytesIO()
-        np.savez(
-            file,
-            **{HEADER: np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)},
-            **{DONE: np.array(self.done, dtype=np.int64).reshape(-1, len(Piece._fields))},
-            **{STATE + name: array for name, array in self.arrays.items()},
-        )
+        np.savez(file, **arrays)
         packed = file.getvalue()
         return hashlib.sha256(packed).digest() + packed
 

@@ -524,20 +524,27 @@ def test_both_kernels_give_the_same_bits_for_wide_rows(dtype: torch.dtype) -> No
 
 @every_dtype
 @pytest.mark.parametrize("rows", [1, 3])
-def test_more_threads_than_rows_change_nothing(dtype: torch.dtype, rows: int, threads: Callable[[int], None]) -> None:
-    tensor = heavy_tailed(dtype, rows, 50, broken=0.01)
+def test_more_threads_than_rows_change_nothing(
+    dtype: torch.dtype, rows: int, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensor, scan = heavy_tailed(dtype, rows, 50, broken=0.01), scan_of("numba")
+    monkeypatch.setattr(import_module("pytest_maxact.reducers.kernels.numba"), "SHARE", 50)
     threads(8)
-    assert owed(scanned(scan_of("numba"), tensor)) == expected(tensor, [True] * rows)
+    assert owed(scanned(scan, tensor)) == expected(tensor, [True] * rows)
 
 
 @settings(deadline=None, max_examples=100)
-@given(tensor=tensors(), data=st.data())
-def test_parts_for_threads_change_nothing(tensor: torch.Tensor, data: st.DataObject) -> None:
+@given(tensor=tensors(), count=st.integers(2, 4), share=st.integers(1, 40), counted=st.integers(1, 40), data=st.data())
+def test_shares_of_threads_change_nothing(
+    tensor: torch.Tensor, count: int, share: int, counted: int, data: st.DataObject
+) -> None:
     scan = scan_of("numba")
+    module = import_module("pytest_maxact.reducers.kernels.numba")
     real = data.draw(st.lists(st.booleans(), min_size=len(tensor), max_size=len(tensor)), label="real")
-    count = data.draw(st.integers(2, 4), label="threads")
-    with pytest.MonkeyPatch.context() as patch:  # torch's own threads would only cost time here
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "get_num_threads", lambda: count)
+        patch.setattr(module, "SHARE", share)
+        patch.setattr(module, "COUNTED", counted)
         found = owed(scanned(scan, tensor, real))
     assert found == expected(tensor, real)
 

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import math
-import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numba
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from pytest_maxact.reducers.kernels.eager import NAN_BIN
+from pytest_maxact.reducers.kernels.threads import in_threads
 from pytest_maxact.reducers.rows import FAULTLESS, FEATURE_BITS, PATTERNS, Rows, keep_largest
 
 # Of 32 bits, so that numba's arithmetic stays there.
 MAGNITUDE, LOWER, HALF, ONE = np.int32(0x7FFFFFFF), np.int32(0xFFFF), np.int32(0x7FFF), np.int32(1)
 SIGN, UPPER, LEAST = np.int32(-(2**31)), np.int32(16), np.int32(-(2**15))
-COUNTED = 2**30
+COUNTED = 2**30  # by 32-bit counts, which take half the cache of larger ones
+SHARE = 2**17  # values that a thread takes at once, some tenths of a millisecond
 
 _config: Any = numba.config
 if _config.DISABLE_JIT:
     raise ImportError("NUMBA_DISABLE_JIT is set")
+
+Counts = npt.NDArray[np.int32]
 
 _compiled: Any = numba.njit(nogil=True, cache=True, boundscheck=False)
 
@@ -35,12 +39,12 @@ def scan(activations: torch.Tensor, rows: Rows) -> None:
     figures = [tensor.numpy() for tensor in (bits, rows.real, rows.largest, rows.spot, rows.fault, median)]
     infinity = rows.encoding.infinity
     if rows.wide is None:
-        parts = _in_threads(bits.shape, lambda start, stop: _scan16(*figures, infinity, start, stop))
+        parts = _counted(bits.shape, lambda counts, start, stop: _scan16(*figures, counts, infinity, start, stop))
     else:
         wide = rows.wide
         values = bits.view(torch.float32).numpy()
         more = [tensor.numpy() for tensor in (wide.high, wide.low, wide.nan, wide.inf, wide.sums)]
-        parts = _in_threads(bits.shape, lambda start, stop: _scan32(values, *figures, *more, infinity, start, stop))
+        parts = _counted(bits.shape, lambda counts, *share: _scan32(values, *figures, *more, counts, infinity, *share))
     for counts in parts:
         totals = rows.counts.numpy()
         totals += counts  # by torch it would be parallel, and waking its threads costs more
@@ -48,22 +52,35 @@ def scan(activations: torch.Tensor, rows: Rows) -> None:
         keep_largest(bits, rows)
 
 
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="maxact")
+def _counted(shape: torch.Size, part: Any) -> list[Counts]:
+    """Run part(counts, start, stop) over all rows in torch's threads; the counts that they added to.
+
+    The shares are small and whoever is free takes the next one, since a thread may have less than a core.
+    """
+    rows, width = shape
+    size = max(1, SHARE // width)
+    shares = deque((start, min(start + size, rows)) for start in range(0, rows, size))
+
+    def work() -> list[Counts]:
+        found, room = list[Counts](), 0
+        for start, stop in _taken_from(shares):
+            values = (stop - start) * width
+            if room < values:
+                found.append(np.zeros(PATTERNS, np.int32))
+                room = COUNTED
+            room -= values
+            part(found[-1], start, stop)
+        return found
+
+    if len(shares) <= 1:  # not worth waking a thread
+        return work()
+    return [counts for found in in_threads(work) for counts in found]
 
 
-os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has the pool and none of its threads
-
-
-def _in_threads(shape: torch.Size, part: Any) -> list[np.ndarray[Any, np.dtype[np.int32]]]:
-    """Run part(start, stop) over equal shares of the rows, the last one in this thread; no share overflows 32-bit counts."""
-    rows, threads = shape[0], torch.get_num_threads()
-    shares = max(1, min(rows, max(threads, math.ceil(shape.numel() / COUNTED))))
-    cuts = [rows * share // shares for share in range(shares + 1)]
-    others = [_pool(threads).submit(part, *cuts[share : share + 2]) for share in range(shares - 1)]
-    mine = part(*cuts[-2:])
-    return [*(other.result() for other in others), mine]
+def _taken_from(shares: deque[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    with suppress(IndexError):  # another thread may take the last one
+        while True:
+            yield shares.popleft()
 
 
 @_compiled
@@ -104,10 +121,9 @@ def _first_fault(row, magnitude_mask, infinity):
 
 
 @_compiled
-def _scan16(bits, real, largest, spot, fault, median, infinity, start, stop):
+def _scan16(bits, real, largest, spot, fault, median, counts, infinity, start, stop):
     width = bits.shape[1]
     magnitude = np.empty(width, np.int16)
-    counts = np.zeros(PATTERNS, np.int32)  # half of int64's cache
     best = -1
     for i in range(start, stop):
         if not real[i]:
@@ -138,7 +154,6 @@ def _scan16(bits, real, largest, spot, fault, median, infinity, start, stop):
             median[i] = -1 if broken else _of_rank(magnitude, 0, top, (width - 1) // 2)
         for j in range(width):
             counts[np.uint16(row[j])] += 1
-    return counts
 
 
 @_compiled
@@ -196,7 +211,7 @@ def _add_up(values, top, sums):
 
 
 @_compiled
-def _scan32(values, bits, real, largest, spot, fault, median, high, low, nan, inf, sums, infinity, start, stop):
+def _scan32(values, bits, real, largest, spot, fault, median, high, low, nan, inf, sums, counts, infinity, start, stop):
     width = bits.shape[1]
     finite = np.empty(width, np.int32)
     finite_values = finite.view(np.float32)
@@ -204,7 +219,6 @@ def _scan32(values, bits, real, largest, spot, fault, median, high, low, nan, in
     rounded = np.empty(width, np.uint16)
     ends = np.empty(2, np.int32)
     end_values = ends.view(np.float32)
-    counts = np.zeros(PATTERNS, np.int32)  # half of int64's cache
     best = -1
     for i in range(start, stop):
         if not real[i]:
@@ -257,4 +271,3 @@ def _scan32(values, bits, real, largest, spot, fault, median, high, low, nan, in
                     rounded[j] = NAN_BIN
         for j in range(width):
             counts[rounded[j]] += 1
-    return counts
