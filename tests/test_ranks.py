@@ -5,17 +5,28 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch.distributed import HashStore  # type: ignore[attr-defined]
+from transformers import PreTrainedTokenizerFast
 
+from pytest_maxact import forwards
 from pytest_maxact import ranks as module
+from pytest_maxact.batching import Batch
+from pytest_maxact.checkpoint import Checkpoint, find, load
+from pytest_maxact.corpus import Corpus, load_corpus
 from pytest_maxact.errors import MeasurementError, SettingsError
 from pytest_maxact.launch import PORTS, Place
+from pytest_maxact.observer import Observer
 from pytest_maxact.ranks import Ranks
+from pytest_maxact.record import Measurement
+from pytest_maxact.runner import assist, measure
 from pytest_maxact.snapshot import Piece
+from tests.image_text import llava
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29400"}
 SRUN = {
@@ -212,3 +223,118 @@ def test_a_device_each(monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
         ranks.device("balanced")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     assert ranks.device("auto") == "auto"
+
+
+# --- A run that they share.
+
+
+def figures(record: Measurement) -> dict[str, Any]:
+    """All that was measured, but for time, and on how many ranks."""
+    data = record.model_dump(mode="json", exclude={"timing", "sidecar", "notes"})
+    data["environment"].pop("ranks")
+    assert record.arrays is not None
+    counts = [histogram.counts.tolist() for histogram in record.arrays.histograms]
+    return data | {"counts": counts, "by layer": record.arrays.hidden_peaks.tolist()}
+
+
+def measured(folder: Path, corpus: Corpus, batch_tokens: int = 60, **how: Any) -> Measurement:
+    """The record of one process."""
+    return measure(load(find(str(folder))), corpus=corpus, batch_tokens=batch_tokens, **how)
+
+
+def shared(together: Callable[..., list[Any]], checkpoints: Sequence[Checkpoint], corpus: Corpus, **how: Any) -> list[Any]:
+    """What each rank gives or raises, each with a checkpoint of its own."""
+    first, *others = checkpoints
+    tell = {"progress": how.pop("progress", None)}
+    how = {"batch_tokens": 60} | how
+
+    def help_with(checkpoint: Checkpoint) -> Callable[[Ranks], None]:
+        return lambda ranks: assist(checkpoint, corpus, ranks, **how)
+
+    return together(lambda ranks: measure(first, corpus=corpus, ranks=ranks, **tell, **how), *map(help_with, others))
+
+
+def loaded(folder: Path, ranks: int) -> list[Checkpoint]:
+    return [load(find(str(folder))) for _ in range(ranks)]  # not in their threads: loading sets torch's default dtype
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("family", ["llama", "qwen3_moe", "gpt2"])
+def test_the_figures_are_those_of_one_rank(
+    together: Callable[..., list[Any]], make_checkpoint: Callable[..., Path], tmp_path: Path, family: str, size: int
+) -> None:
+    folder, corpus = make_checkpoint(tmp_path / "model", family), load_corpus("smoke")
+    record = shared(together, loaded(folder, size), corpus)[0]
+    assert record.environment.ranks == size
+    assert figures(record) == figures(measured(folder, corpus))
+
+
+def test_images_are_dealt_like_texts(
+    together: Callable[..., list[Any]], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    folder, corpus = llava(tokenizer).save(tmp_path / "tiny-llava"), load_corpus("images")
+    corpus = corpus.first(8)
+    assert len(corpus.pictured) > 1
+    record = shared(together, loaded(folder, 2), corpus)[0]
+    assert record.modalities
+    assert figures(record) == figures(measured(folder, corpus))
+
+
+def test_further_sites_are_shared_too(together: Callable[..., list[Any]], checkpoint: Path) -> None:
+    corpus = load_corpus("smoke")
+    sites = ["+linear-inputs"]
+    record = shared(together, loaded(checkpoint, 2), corpus, sites=sites)[0]
+    assert figures(record) == figures(measured(checkpoint, corpus, sites=sites))
+
+
+def test_memory_that_is_short_on_another_rank_is_told_and_counts_once(
+    together: Callable[..., list[Any]], checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, run, failed = load_corpus("smoke"), Observer.run, list[int]()
+    checkpoints = loaded(checkpoint, 2)
+
+    def limited(self: Observer, batch: Batch, device: torch.device) -> None:
+        run(self, batch, device)
+        if self.anatomy.whole is checkpoints[1].model and not failed:
+            failed.append(batch.mask.numel())
+            raise MemoryError
+
+    monkeypatch.setattr(Observer, "run", limited)
+    record = shared(together, checkpoints, corpus, batch_tokens=1024)[0]
+    alone = measured(checkpoint, corpus, batch_tokens=1024)
+    assert len(failed) == 1
+    assert f"memory was too short for a batch of {failed[0]:,} tokens: went on with {failed[0] // 2}" in record.notes
+    assert record.samples is not None
+    assert [sample.tokens for sample in record.samples] == [sample.tokens for sample in alone.samples]
+    assert record.site("embedding", None) == alone.site("embedding", None)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 3), (3, 2)])
+def test_another_number_of_ranks_goes_on_with_what_was_done(
+    together: Callable[..., list[Any]],
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: int,
+    after: int,
+) -> None:
+    monkeypatch.setattr(forwards, "SNAPSHOT_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(forwards, "SNAPSHOT_SHARE", 1e9)
+    corpus = load_corpus("smoke")
+
+    def stop(done: int, total: int) -> None:
+        if 3 * done > total:
+            raise MeasurementError("stopped")
+
+    if before == 1:
+        with pytest.raises(MeasurementError, match="stopped"):
+            measured(checkpoint, corpus, resume=tmp_path, progress=stop)
+    else:
+        found = shared(together, loaded(checkpoint, before), corpus, resume=tmp_path, progress=stop)
+        assert str(found[0]) == "stopped"
+    if after == 1:
+        record = measured(checkpoint, corpus, resume=tmp_path)
+    else:
+        record = shared(together, loaded(checkpoint, after), corpus, resume=tmp_path)[0]
+    assert any(note.startswith("went on from an interrupted run") for note in record.notes)
+    assert figures(record) == figures(measured(checkpoint, corpus))
