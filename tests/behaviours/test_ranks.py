@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,25 @@ def test_two_and_three_ranks_give_the_figures_of_one(user: User) -> None:
         assert json.loads((user.folder / f"{ranks}.json").read_text())["environment"]["ranks"] == ranks
         assert figures(user.folder / f"{ranks}.json") == figures(user.folder / "1.json")
     assert (user.folder / "mine.log").read_text().count("mine ran") == 3  # once a session
+
+
+def test_a_series_under_two_policies_is_shared_checkpoint_by_checkpoint(
+    user: User, make_checkpoint: Callable[..., Path]
+) -> None:
+    later = make_checkpoint(user.folder / "later", seed=1)
+    both = [f"--maxact-model={later}", "--maxact-special-tokens=none", "--maxact-special-tokens=tokenizer", "maxact"]
+    named = [f"--maxact-model={user.checkpoint}", f"--maxact-corpus={user.corpus}", "--maxact-batch-tokens=8"]
+    alone = user.pytest(*named, *both, "--maxact-json=1", baseline=None)
+    assert alone.ret == 0
+    run = torchrun(user, *both, "--maxact-json=2", "--maxact-baseline=none", "--maxact-fresh")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert sorted(file.name for file in (user.folder / "2").iterdir()) == sorted(
+        file.name for file in (user.folder / "1").iterdir()
+    )
+    for file in (user.folder / "1").glob("*.json"):
+        found = figures(user.folder / "2" / file.name)
+        assert len(found["policies"]) == 2
+        assert found == figures(file)
 
 
 def test_a_failed_check_is_a_failed_command(user: User) -> None:
