@@ -115,6 +115,8 @@ class Snapshot:
                     raise ValueError("its parts are larger than it")  # nothing is compressed
             with np.load(io.BytesIO(packed), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
+            if not all(isinstance(array, np.ndarray) for array in arrays.values()):  # numpy gives other members as bytes
+                raise ValueError("not all of its parts are arrays")
             header, done = TypeAdapter(_Header).validate_json(arrays.pop(HEADER).tobytes(), strict=True), arrays.pop(DONE)
             if header.schema != SCHEMA:
                 raise ValueError("another version of pytest-maxact wrote it")

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import random
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +27,7 @@ from pytest_maxact.observer import Observer
 from pytest_maxact.record import Measurement
 from pytest_maxact.reducers.states import from_arrays, to_arrays
 from pytest_maxact.runner import measure, observing
-from pytest_maxact.snapshot import NOT_USED, SUFFIX, Kept, Piece, Snapshot
+from pytest_maxact.snapshot import NOT_USED, Kept, Piece, Snapshot
 from tests.conftest import tiny_model
 
 STEP = 1 - 2**-7  # of bfloat16
@@ -392,29 +393,6 @@ def test_arrays_of_another_state_are_refused(spoil: str) -> None:
         from_arrays(state, arrays)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_a_forged_snapshot_is_refused_or_sound(tmp_path: Path, seed: int) -> None:
-    """Whoever can write the file can seal it, too."""
-    state, _, _ = states("llama")
-    chance = random.Random(seed)
-    data = Snapshot.of(state, done=(Piece(0, 0, 4),), batch_tokens=7, notes=("a",)).dumps({"model": "x"})
-    for _ in range(25):
-        payload = bytearray(data[32:])
-        for _ in range(chance.randint(1, 3)):
-            at = chance.choice(
-                [chance.randrange(len(payload)), chance.randrange(3000), len(payload) - 1 - chance.randrange(3000)]
-            )
-            payload[at] = chance.randrange(256)
-        if chance.random() < 0.2:
-            del payload[chance.randrange(len(payload)) :]
-        (tmp_path / f"0{SUFFIX}").write_bytes(hashlib.sha256(payload).digest() + payload)
-        found, refused = Kept(tmp_path, {"model": "x"}).load([4])
-        assert len(found) + len(refused) == 1
-        for snapshot in found:
-            with suppress(ValueError):
-                snapshot.state(state)
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -449,6 +427,15 @@ def test_what_is_done_is_told_by_batch_first_and_last_row(done: Any) -> None:
     file = io.BytesIO()
     np.savez(file, **arrays)
     with pytest.raises(ValueError, match="it does not say what is done"):
+        Snapshot.loads(hashlib.sha256(file.getvalue()).digest() + file.getvalue(), {})
+
+
+def test_a_part_that_is_no_array_is_refused() -> None:
+    state, _, _ = states("llama")
+    file = io.BytesIO(Snapshot.of(state).dumps({})[32:])
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("state.tokens.more", b"x")
+    with pytest.raises(ValueError, match="not all of its parts are arrays"):
         Snapshot.loads(hashlib.sha256(file.getvalue()).digest() + file.getvalue(), {})
 
 

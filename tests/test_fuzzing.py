@@ -14,7 +14,7 @@ import shutil
 import struct
 import zipfile
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -35,6 +35,7 @@ from pytest_maxact.checks import Tolerance, compare, growth
 from pytest_maxact.corpus import load_corpus, tokenize
 from pytest_maxact.corpus_sources import parse_hub_name
 from pytest_maxact.history import Point
+from pytest_maxact.observer import State
 from pytest_maxact.plan import Plan
 from pytest_maxact.prompts import SpecialTokens
 from pytest_maxact.published import LANDSCAPE, Landscape
@@ -48,7 +49,9 @@ from pytest_maxact.series import step_of
 from pytest_maxact.session import RESULT, read_result
 from pytest_maxact.settings import Settings
 from pytest_maxact.sidecar import Arrays
+from pytest_maxact.snapshot import Kept, Piece, Snapshot, dealt_tokens
 from tests.fuzzing import as_json, changed, damaged, fuzzed, hostile_json, refusal, values
+from tests.test_forwards import states
 from tests.test_published import written_source
 from tests.test_record import HIDDEN_PEAKS, HISTOGRAMS, TOTALS, healthy, healthy_pair, measurement, with_arrays
 
@@ -146,14 +149,13 @@ arrays = st.builds(npy, headers, st.binary(max_size=40), st.sampled_from([b"\x01
 
 
 @st.composite
-def sidecars(draw: st.DrawFn) -> bytes:
-    """An archive of which some arrays are something else, missing, there twice, or packed in another way."""
-    out = io.BytesIO()
+def archives(draw: st.DrawFn, valid: dict[str, np.ndarray[Any, Any]]) -> bytes:
+    """An archive of which a few arrays are something else, missing, there twice, or packed in another way."""
+    out, spoiled = io.BytesIO(), draw(st.sets(st.sampled_from(sorted(valid)), max_size=3))
     with zipfile.ZipFile(out, "w") as archive:
-        for name, array in ARRAYS.items():
-            how = draw(
-                st.sampled_from(["keep", "keep", "keep", "keep", "other", "typed", "missing", "twice", "values", "bytes"])
-            )
+        for name, array in valid.items():
+            ways = st.sampled_from(["keep", "other", "typed", "missing", "twice", "values", "bytes"])
+            how = draw(ways) if name in spoiled else "keep"
             plain = io.BytesIO()
             np.lib.format.write_array(plain, array)
             content = plain.getvalue()
@@ -176,7 +178,7 @@ def sidecars(draw: st.DrawFn) -> bytes:
                 content = plain.getvalue()
             elif how == "bytes":
                 content = draw(damaged(content[:400])) + content[400:]
-            method = draw(st.sampled_from([8, 8, 8, 0, 12, 14]))
+            method = draw(st.sampled_from([8, 0, 12, 14])) if name in spoiled else zipfile.ZIP_STORED
             for _ in range({"missing": 0, "twice": 2}.get(how, 1)):
                 archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content, compress_type=method)
     return out.getvalue()
@@ -184,7 +186,10 @@ def sidecars(draw: st.DrawFn) -> bytes:
 
 @fuzzed
 @given(
-    data=sidecars() | damaged(SIDECAR) | damaged(SIDECAR[-700:]).map(lambda end: SIDECAR[:-700] + end) | st.binary(max_size=60)
+    data=archives(ARRAYS)
+    | damaged(SIDECAR)
+    | damaged(SIDECAR[-700:]).map(lambda end: SIDECAR[:-700] + end)
+    | st.binary(max_size=60)
 )
 def test_a_sidecar(data: bytes) -> None:
     try:
@@ -198,6 +203,58 @@ def test_a_sidecar(data: bytes) -> None:
         np.testing.assert_array_equal(again.hidden_peaks, found.hidden_peaks)
         assert again.samples == found.samples
         assert [histogram.quantile(0.5) for histogram in found.histograms]
+
+
+# --- what is kept of a run that was interrupted
+
+
+@pytest.fixture(scope="module")
+def observed() -> State:
+    """What is known after a batch of 4 rows."""
+    return next(states("llama"))
+
+
+CONDITIONS = {"checkpoint": "a", "corpus": "b"}
+
+
+@cache
+def snapshot_arrays() -> dict[str, np.ndarray[Any, Any]]:
+    kept = Snapshot.of(next(states("llama")), done=(Piece(0, 0, 2), Piece(0, 2, 4)), batch_tokens=7, notes=("a",))
+    with np.load(io.BytesIO(kept.dumps(CONDITIONS)[32:])) as archive:
+        return dict(archive)
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> bytes:
+    """Sealed with the right digest, as whoever can write the file can."""
+    valid = snapshot_arrays()
+    if draw(st.booleans()):
+        header = json.loads(valid["header"].tobytes())
+        text = draw(hostile_json(header))
+        valid = valid | {"header": np.frombuffer(text, dtype=np.uint8)}
+    data = draw(archives(valid))
+    return hashlib.sha256(data).digest() + data
+
+
+@fuzzed
+@given(data=snapshots())
+def test_a_snapshot(folder: Path, observed: State, data: bytes) -> None:
+    kept = Kept(folder / "unfinished", CONDITIONS)
+    kept.folder.mkdir(exist_ok=True)
+    kept.file.write_bytes(data)
+    found, refused = kept.load([4])
+    assert len(found) + len(refused) <= 1
+    assert all(len(reason.splitlines()) == 1 and len(reason) < 3000 for reason in refused)
+    for snapshot in found:
+        assert sum(piece.last - piece.first for piece in snapshot.done) <= 4
+        try:
+            state = snapshot.state(observed)
+        except ValueError as cause:
+            assert len(str(cause).splitlines()) == 1  # noqa: PT017
+        else:
+            state.merge(observed)
+    tokens = dealt_tokens(kept.folder)
+    assert tokens is None or tokens > 0
 
 
 @fuzzed
