@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +25,16 @@ def serve(config: pytest.Config, place: Place) -> pytest.ExitCode:
     """Help rank 0 until it leaves; what goes wrong is told to it, and by it."""
     try:
         settings = Settings.from_pytest(config)
-        if settings.explain:
-            return pytest.ExitCode.OK
-        ranks = Ranks.join(place)
     except MaxactError:  # rank 0 meets and tells the same
+        return pytest.ExitCode.USAGE_ERROR
+    if settings.explain:
+        return pytest.ExitCode.OK
+    if config.getoption("numprocesses", None):  # rank 0 refuses that
+        return pytest.ExitCode.USAGE_ERROR
+    try:
+        ranks = Ranks.join(place)
+    except MaxactError as cause:  # which rank 0 may not know
+        sys.stderr.write(f"ERROR: {cause}\n")
         return pytest.ExitCode.USAGE_ERROR
     try:
         settings = replace(settings, device=ranks.device(settings.device))

@@ -79,7 +79,7 @@ class Forwards:
             self._gather(self.ranks)
         self.observer.check(self.work.batches)
         if self.kept is not None:
-            self.kept.remove()
+            self.kept.write(self._snapshot(), alone=True)
 
     def assist(self, ranks: Ranks) -> None:
         """The share of a rank other than 0: what it found goes there.
@@ -150,7 +150,8 @@ class Forwards:
 
     def _go_on(self, kept: Kept) -> None:
         """From where an interrupted run was."""
-        found, self.notes = kept.load([len(batch.ids) for batch in self.work.batches])
+        found, refused = kept.load([len(batch.ids) for batch in self.work.batches])
+        self.notes = [*refused]
         try:
             for snapshot in found:
                 self._join(snapshot)
@@ -159,7 +160,8 @@ class Forwards:
             self.observer.check(map(self._batch, self._done))
         except (ValueError, MeasurementError) as cause:
             self._return_to(self._nothing)
-            self.notes.append(f"{NOT_USED}: {cause}")
+            self.batch_tokens, self._seconds_before, self.observer.seconds = self.work.batch_tokens, 0.0, 0.0
+            self.notes = [*refused, f"{NOT_USED}: {cause}"]
             return
         if self._done:
             self.notes.append(f"went on from an interrupted run, with {self._tokens:,} of {self._total:,} tokens done")

@@ -158,9 +158,12 @@ class Plan:
             MaxactError: where the checkpoint cannot be loaded or does not fit the corpus, or a rank failed.
 
         """
-        if ranks is not None:  # so that all load at once
-            ranks.order({"model": self.settings.model, "corpus": self.settings.corpus, "run": None})
-        checkpoint = self.load()
+        if ranks is None:
+            checkpoint = self.load()
+        else:
+            ranks.order({"model": self.settings.model, "corpus": self.settings.corpus, "run": None})  # so that all load at once
+            with ranks.loading():
+                checkpoint = self.load()
         how: dict[str, Any] = {name: getattr(self.settings, name) for name in ("max_length", "batch_tokens")}
 
         def measured(policy: str, sites: Sequence[str] = ()) -> Measurement:

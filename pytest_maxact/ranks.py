@@ -55,7 +55,7 @@ class Ranks:
         self._orders = 0
         self._ordered = False
         self._ended: str | None = None
-        self._told_to_stop = False
+        self._told_to_stop = self._loading = False
         self._before: Any = None
         self._over = threading.Event()
         self._beating = threading.Thread(target=self._beat, name="maxact-ranks", daemon=True)
@@ -69,13 +69,13 @@ class Ranks:
             MeasurementError: where they do not come within five minutes.
 
         """
-        # Not every build of torch has it. Neither is listed among what it exports, both are documented.
-        from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
-
         where = f"tcp://{place.address}:{place.port}"
         try:
+            # Not every build of torch has it. Neither is listed among what it exports, both are documented.
+            from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
+
             store, _, _ = next(rendezvous(where, place.rank, place.size, timeout=JOIN_WITHIN))
-        except (RuntimeError, OSError, ValueError) as cause:
+        except (ImportError, RuntimeError, OSError, ValueError) as cause:
             raise MeasurementError(
                 f"rank {place.rank} of {place.size} could not meet the others at {where} ({first_line(cause)}): start all with "
                 "torchrun, accelerate launch or srun, or unset WORLD_SIZE"
@@ -124,6 +124,18 @@ class Ranks:
         self.agree({"order": order})
         self._begin()
 
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Meanwhile, since nobody looks, MeasurementError is raised at once where this rank is told to stop."""
+        self._loading = True
+        try:
+            yield
+        except BaseException:
+            self._ordered = False
+            raise
+        finally:
+            self._loading = False
+
     def orders(self) -> Iterator[Any]:
         """What rank 0 wants help with, until it leaves."""
         while (order := self.agree(None)["order"]) is not None:
@@ -146,6 +158,7 @@ class Ranks:
         for rank in range(1, self.size):
             yield rank, self._wait(f"{key}-{rank}", tell)
         self._ordered = False
+        self._look_whether_to_stop()
 
     def tell(self, tokens: int) -> int:
         """How many tokens this rank has done; how many all have, as far as is known."""
@@ -156,10 +169,7 @@ class Ranks:
 
     def check(self) -> None:
         """Make sure that nobody is gone: rank 0 looks at all others, they look at rank 0, which fails where one does."""
-        if self._told_to_stop:
-            raise MeasurementError(
-                "rank 0 was told to stop (SIGTERM), most likely since another rank is gone: see what started the ranks"
-            )
+        self._look_whether_to_stop()
         self._looked = time.monotonic()
         with self._answering():
             for rank in range(1, self.size) if self.rank == 0 else (0,):
@@ -188,7 +198,7 @@ class Ranks:
                     self.check()
                     time.sleep(LOOK_EVERY_SECONDS)
         self._over.set()
-        self._beating.join()
+        self._beating.join(LEAVE_WITHIN_SECONDS)  # it may wait for an answer of a machine that is gone
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
 
@@ -212,9 +222,17 @@ class Ranks:
                 f"rank {rank} of {self.size} is gone: nothing was heard of it for {now - heard:.0f} s{never}"
             )
 
+    def _look_whether_to_stop(self) -> None:
+        if self._told_to_stop:
+            raise MeasurementError(
+                "rank 0 was told to stop (SIGTERM), most likely since another rank is gone: see what started the ranks"
+            )
+
     def _stop(self, number: int, frame: object) -> None:
         if self._ordered and not self._told_to_stop:
             self._told_to_stop = True
+            if self._loading:
+                self._look_whether_to_stop()
         else:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

@@ -79,17 +79,18 @@ class Store:
         """Where a run of this name keeps how far it has come; `fresh` if it shall not go on from there."""
         if self.folder is None:
             return None
-        folder = self.folder / UNFINISHED / name
         if fresh:
-            shutil.rmtree(folder, ignore_errors=True)
-        others = []
-        for other in folder.parent.glob("*/"):
-            with contextlib.suppress(OSError):
-                other.rmdir()  # of a run that got through
-                continue
-            others.append(other)
-        _forget([other for other in others if other != folder], KEPT_UNFINISHED)
+            self.finished(name)
+        folder = self.folder / UNFINISHED / name
+        with contextlib.suppress(OSError):
+            os.utime(folder)  # what goes on is not the oldest
+        _forget([other for other in folder.parent.glob("*/") if other != folder], KEPT_UNFINISHED)
         return folder
+
+    def finished(self, name: str) -> None:
+        """Forget how far the run of this name has come."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder / UNFINISHED / name, ignore_errors=True)
 
     def fingerprint(self, files: Sequence[Path], digest: Callable[[Sequence[Path]], str]) -> str:
         """The digest of files, read only where one has changed since it was last asked for: by size, times and inode."""

@@ -92,7 +92,7 @@ def measure(
             occurs at `embedding` and the model's weights the tokens can be told. A corpus that was loaded without stays so.
         progress: called with the tokens done and the tokens in all, at the start and after each batch.
         resume: a folder in which a `Checkpoint`'s run keeps how far it has come, every ten seconds, and from which the same
-            run goes on; it is removed at the end.
+            run goes on; also when all is done, so remove it when the record is safe.
         ranks: processes that share the run, this one being rank 0; all others call `assist` with the same arguments.
 
     Returns:

@@ -281,6 +281,8 @@ class Task:
         measurement.save(self.folder / RECORD)
         if kept is None and reusable:
             store.save(plan.conditions(), self.folder / RECORD, others=len(self.session.series))
+        if unfinished is not None:
+            store.finished(self.folder.name)
         if self.settings.json is not None:
             measurement.save(self.settings.json)
         baseline, changes = plan.stored.baseline, []

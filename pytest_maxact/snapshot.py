@@ -111,8 +111,11 @@ class Snapshot:
             raise ValueError("it is damaged")
         try:
             with zipfile.ZipFile(io.BytesIO(packed)) as archive:
-                if any(entry.file_size > len(packed) for entry in archive.infolist()):
-                    raise ValueError("its parts are larger than it")  # nothing is compressed
+                parts = archive.infolist()
+                if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+                    raise ValueError("its parts are compressed")
+                if sum(part.file_size for part in parts) > len(packed):
+                    raise ValueError("its parts are larger than it")
             with np.load(io.BytesIO(packed), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             if not all(isinstance(array, np.ndarray) for array in arrays.values()):  # numpy gives other members as bytes
@@ -175,19 +178,9 @@ class Kept:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_atomically(self.file, snapshot.dumps(self.conditions))
             if alone:
-                self._remove(but=self.file)
-
-    def remove(self) -> None:
-        """Keep nothing any more."""
-        self._remove()
-        with contextlib.suppress(OSError):
-            self.folder.rmdir()
-
-    def _remove(self, but: Path | None = None) -> None:
-        for file in self.folder.glob(PATTERN):
-            if file != but:
-                with contextlib.suppress(OSError):
-                    file.unlink()
+                for other in self.folder.glob(PATTERN):
+                    if other != self.file:
+                        other.unlink(missing_ok=True)
 
 
 def dealt_tokens(folder: Path) -> int | None:

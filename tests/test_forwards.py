@@ -9,6 +9,7 @@ import random
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from pytest_maxact.observer import Observer
 from pytest_maxact.record import Measurement
 from pytest_maxact.reducers.states import from_arrays, to_arrays
 from pytest_maxact.runner import measure, observing
-from pytest_maxact.snapshot import NOT_USED, Kept, Piece, Snapshot
+from pytest_maxact.snapshot import NOT_USED, SUFFIX, Kept, Piece, Snapshot
 from tests.conftest import tiny_model
 
 STEP = 1 - 2**-7  # of bfloat16
@@ -231,7 +232,27 @@ def test_a_run_stopped_after_any_batch_goes_on_to_the_same_bits(
     assert lives > 2
     assert figures(record) == figures(whole)
     assert any(note.startswith("went on from an interrupted run, with") for note in record.notes)
-    assert not resume.exists()
+
+
+def test_until_the_record_is_safe_a_run_that_was_through_needs_no_forward_to_give_it_again(
+    tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = measure(tiny, corpus=corpus(), batch_tokens=160, resume=tmp_path)
+    monkeypatch.setattr(Observer, "run", None)
+    assert figures(measure(tiny, corpus=corpus(), batch_tokens=160, resume=tmp_path)) == figures(whole)
+
+
+def test_of_progress_that_is_not_used_nothing_stays(tiny: Checkpoint, interrupted: Path) -> None:
+    data = next(iter(interrupted.glob(f"*{SUFFIX}"))).read_bytes()
+    kept = Snapshot.loads(data, {})
+    forged = replace(kept, batch_tokens=40, seconds=1e6, notes=("memory was too short for something",), done=kept.done[:1])
+    (interrupted / f"0{SUFFIX}").write_bytes(forged.dumps(conditions_of(interrupted / f"0{SUFFIX}")))
+    record = measure(tiny, corpus=corpus(), batch_tokens=160, resume=interrupted)
+    assert [note for note in record.notes if note.startswith(NOT_USED)]
+    assert not [note for note in record.notes if note.startswith("memory")]
+    assert record.environment.batch_tokens == 160
+    assert record.timing.seconds < 1e6
+    assert figures(record) == figures(measure(tiny, corpus=corpus(), batch_tokens=160))
 
 
 @pytest.mark.usefixtures("often")
@@ -428,6 +449,19 @@ def test_what_is_done_is_told_by_batch_first_and_last_row(done: Any) -> None:
     np.savez(file, **arrays)
     with pytest.raises(ValueError, match="it does not say what is done"):
         Snapshot.loads(hashlib.sha256(file.getvalue()).digest() + file.getvalue(), {})
+
+
+def test_parts_that_would_take_more_room_than_the_file_are_refused() -> None:
+    state, _, _ = states("llama")
+    packed = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(Snapshot.of(state).dumps({})[32:])) as stored,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for name in stored.namelist():
+            archive.writestr(name, stored.read(name))
+    with pytest.raises(ValueError, match="its parts are compressed"):
+        Snapshot.loads(hashlib.sha256(packed.getvalue()).digest() + packed.getvalue(), {})
 
 
 def test_a_part_that_is_no_array_is_refused() -> None:

@@ -211,7 +211,8 @@ def test_a_sidecar(data: bytes) -> None:
 @pytest.fixture(scope="module")
 def observed() -> State:
     """What is known after a batch of 4 rows."""
-    return next(states("llama"))
+    state: State = next(states("llama"))
+    return state
 
 
 CONDITIONS = {"checkpoint": "a", "corpus": "b"}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +198,39 @@ def test_ranks_that_would_measure_something_else_are_refused(together: Callable[
     first, second = together(lambda ranks: ranks.agree_on({"device": "cpu"}), lambda ranks: ranks.agree_on({"device": "H100"}))
     assert first is None
     assert str(second) == "it would measure something else than rank 0: device H100, there cpu"
+
+
+@pytest.fixture
+def alone(quick: None) -> Iterator[Ranks]:
+    """Rank 0 of two, of which the other one never comes."""
+    ranks = Ranks(Place(0, 2, 0, "", 0), HashStore())
+    yield ranks
+    ranks._over.set()
+
+
+def test_a_rank_that_is_told_to_stop_while_it_loads_stops_at_once(alone: Ranks) -> None:
+    alone.order({"run": None})
+    with alone.loading(), pytest.raises(MeasurementError, match="told to stop"):
+        alone._stop(signal.SIGTERM, None)
+
+
+def test_a_rank_that_is_told_to_stop_while_it_runs_says_so_where_it_looks(alone: Ranks) -> None:
+    alone.order({"run": {}})
+    alone._stop(signal.SIGTERM, None)
+    time.sleep(0.05)
+    with pytest.raises(MeasurementError, match="told to stop"):
+        alone.tell(5)
+
+
+def test_after_a_load_that_failed_nothing_keeps_a_rank_from_stopping(alone: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = list[int]()
+    monkeypatch.setattr(os, "kill", lambda process, number: killed.append(number))
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    alone.order({"run": None})
+    with pytest.raises(MemoryError), alone.loading():
+        raise MemoryError
+    alone._stop(signal.SIGTERM, None)
+    assert killed == [signal.SIGTERM]
 
 
 def test_tokens_of_all_ranks_are_told(together: Callable[..., list[Any]]) -> None:

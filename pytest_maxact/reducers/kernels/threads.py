@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ import torch
 Result = TypeVar("Result")
 
 _HOME = os.getpid()
-_REGION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def in_threads(work: Callable[[], Result]) -> list[Result]:
@@ -24,42 +24,53 @@ def in_threads(work: Callable[[], Result]) -> list[Result]:
     half of a core; so these are the same ones, as a parallel region of the OpenMP that torch was linked to.
 
     Raises:
-        BaseException: the first that `work` raised in any of them, when all have ended.
+        BaseException: what `work` raised in this thread, else the first that it raised in another; when all have ended.
 
     """
     # A forked child has neither OpenMP's threads nor a pool's, and waits for ever on those that it seems to have.
     process, threads = os.getpid(), torch.get_num_threads()
-    parallel = _parallel() if process == _HOME else None
+    region = _region() if process == _HOME else None
     if threads == 1:
         return [work()]
-    if parallel is None:
+    if region is None:
         others = [_pool(process, threads).submit(work) for _ in range(threads - 1)]
-        mine = work()
+        try:
+            mine = work()
+        finally:
+            wait(others)
         return [*(other.result() for other in others), mine]
+    begin, end = region
     results: list[Result] = []
-    raised: list[BaseException] = []
+    raised: list[Exception] = []
 
-    def region(_: Any) -> None:
+    def in_another(_: Any) -> None:
         try:
             results.append(work())
-        except BaseException as cause:  # an interrupt, too: nothing may pass through the region
+        except Exception as cause:  # nothing passes through the region
             raised.append(cause)
 
-    parallel(_REGION(region), None, threads, 0)
+    others_work = _WORK(in_another)
+    try:  # this thread works outside of any callback, in which an interrupt would be lost
+        begin(others_work, None, threads)
+        results.append(work())
+    finally:
+        end()
     if raised:
         raise raised[0]
     return results
 
 
 @cache
-def _parallel() -> Callable[..., None] | None:
-    """What begins a parallel region of torch's OpenMP; None where that is none that has GNU's entry points."""
+def _region() -> tuple[Callable[..., None], Callable[[], None]] | None:
+    """What begins and ends a parallel region of torch's OpenMP; None where that is none that has GNU's entry points."""
     try:
-        parallel = ctypes.CDLL(torch._C.__file__).GOMP_parallel
+        library = ctypes.CDLL(torch._C.__file__)
+        begin, end = library.GOMP_parallel_start, library.GOMP_parallel_end
     except (OSError, AttributeError):
         return None
-    parallel.argtypes, parallel.restype = [_REGION, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
-    return parallel
+    begin.argtypes, begin.restype = [_WORK, ctypes.c_void_p, ctypes.c_uint], None
+    end.argtypes, end.restype = [], None
+    return begin, end
 
 
 @cache
