@@ -91,6 +91,8 @@ class Store:
         """Forget how far the run of this name has come."""
         if self.folder is not None:
             shutil.rmtree(self.folder / UNFINISHED / name, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                (self.folder / UNFINISHED).rmdir()  # of the last one
 
     def fingerprint(self, files: Sequence[Path], digest: Callable[[Sequence[Path]], str]) -> str:
         """The digest of files, read only where one has changed since it was last asked for: by size, times and inode."""
